@@ -1,0 +1,1 @@
+"""The partitioned log that carries the records: its words, and its implementations."""

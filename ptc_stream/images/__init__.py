@@ -1,0 +1,1 @@
+"""FITS in, plain arrays out: headers, amplifier geometry, overscan, calibration."""

@@ -1,0 +1,1 @@
+"""Turns whatever announces an exposure into ExposureArrived records."""

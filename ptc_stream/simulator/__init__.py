@@ -1,0 +1,1 @@
+"""Seeded camera runs with known truth, written as FITS."""
