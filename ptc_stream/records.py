@@ -25,6 +25,7 @@ __all__ = [
     "Alert",
     "AmplifierCovariances",
     "AmplifierFitResult",
+    "CountMatrix",
     "CovariancePoint",
     "ExposureArrived",
     "ExposureReference",

@@ -1,7 +1,7 @@
 """The words of transport, defined before its methods.
 
 record
-    key, value and headers at one offset of one partition of one topic; bytes here, `ptc_stream.codec` reads them
+    key, value and headers at one offset of one partition of one topic; `ptc_stream.codec` reads the bytes
 offset
     Number of a record in its partition. Wherever an offset is stored or returned as a place to go on from
     it is the *next* record to read. Offsets rise; they need not be consecutive (Kafka's control records).
