@@ -14,9 +14,10 @@
     │   └── GeometryError         it is FITS, but not the detector that was described
     ├── MeasurementError          the pixels of a pair cannot be compared                -> REJECT
     ├── StorageUnavailable        time-out, stale mount, I/O error: nobody's fault       -> RETRY
-    ├── OffloadError
-    │   ├── WorkerDied            the process that held the job is gone                  -> RETRY
-    │   └── JobTimeout            the job passed its deadline                            -> RETRY
+    ├── OffloadError              a job did not come back, twice and alone               -> REJECT
+    │   ├── WorkerDied            the process that held it is gone
+    │   └── JobTimeout            it passed its deadline
+    ├── TooManyRejects            so much in a row cannot be the records' fault          -> STOP
     └── BusError
         ├── BusUnavailable        the log cannot be reached or is locked                 -> RETRY
         ├── StoreInUse            another process owns this store                        -> STOP
@@ -52,6 +53,7 @@ __all__ = [
     "StorageUnavailable",
     "StoreInUse",
     "StoreMismatch",
+    "TooManyRejects",
     "WorkerDied",
     "disposition",
 ]
@@ -91,7 +93,7 @@ class StoreMismatch(ConfigurationError):
 
 
 class RecordError(PtcStreamError):
-    """This one record is at fault; its neighbours are not."""
+    """One record is at fault; its neighbours are not."""
 
     disposition = Disposition.REJECT
 
@@ -100,7 +102,7 @@ class DecodeError(RecordError):
     """Bytes that no schema explains."""
 
 
-class InvalidRecord(RecordError):  # noqa: N818 - named for the record, as the glossary does
+class InvalidRecord(RecordError):
     """A well-formed record with values that cannot be."""
 
 
@@ -130,16 +132,16 @@ class MeasurementError(PtcStreamError):
     disposition = Disposition.REJECT
 
 
-class StorageUnavailable(PtcStreamError):  # noqa: N818 - a state of the storage, not of our code
+class StorageUnavailable(PtcStreamError):
     """Time-out, stale mount or I/O error while reading: wait, blame no exposure."""
 
     disposition = Disposition.RETRY
 
 
 class OffloadError(PtcStreamError):
-    """A job did not come back from its worker."""
+    """A job did not come back from its worker, alone and twice (`ptc_stream.offload` tries again itself)."""
 
-    disposition = Disposition.RETRY
+    disposition = Disposition.REJECT
 
 
 class WorkerDied(OffloadError):
@@ -148,6 +150,12 @@ class WorkerDied(OffloadError):
 
 class JobTimeout(OffloadError):
     """The job passed its deadline and its worker was ended."""
+
+
+class TooManyRejects(PtcStreamError):
+    """A stage rejected so many records in a row that the cause must lie elsewhere."""
+
+    exit_code = 4
 
 
 class BusError(PtcStreamError):
