@@ -164,10 +164,12 @@ def check_format(connection: sqlite3.Connection, path: str) -> None:
     Raises
     ------
     ConfigurationError
-        It is some other SQLite file.
+        It is empty, or some other SQLite file.
     StoreMismatch
         A newer ptc_stream made it.
     """
+    if is_empty(connection):
+        raise ConfigurationError(f"{path} is empty: nothing was ever stored in it")
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
