@@ -1,1 +1,17 @@
-"""FITS in, plain arrays out: headers, amplifier geometry, overscan, calibration."""
+"""FITS in, arrays out: which pixels an amplifier has, and where its zero is.
+
+::
+
+    reading     files: whole or not, gzip, faults of the storage told from faults of the file
+    headers     one primary header -> ExposureHeader, by the rules of the field or the user's map
+    sections    "[1:2048,1:512]" <-> boxes of array indices
+    camera      TOML description of what headers do not say
+    geometry    headers and description -> the amplifiers of a frame, in read-out orientation
+    overscan    zero level and read noise from the overscan of one amplifier
+    corrections mask, linearity and crosstalk files
+    calibration bias, dark and the rest of what the configuration names, per detector
+    reduction   the way from a path to `AmplifierFrame`, one amplifier at a time
+
+Arrays are ``[y, x]``; x runs along the serial register, (0, 0) is the pixel that is read out first.
+Sections in headers and descriptions are FITS sections: 1-based, inclusive, x first.
+"""
