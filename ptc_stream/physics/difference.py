@@ -1,0 +1,238 @@
+"""From two exposures of equal light to a difference image that holds noise only.
+
+What both exposures share (illumination, pixel-to-pixel response, defects of the zero level) cancels in the
+difference; outliers, which they do not share, are found and weighted out there and not in the exposures,
+where the wings of an uneven illumination look like outliers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import special
+
+from ptc_stream.physics._jit import njit
+from ptc_stream.physics.clipping import clipped_statistics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "flux_factors",
+    "gaussianity",
+    "mask_unusable",
+    "matched_difference",
+    "row_mean_variance",
+    "weigh",
+]
+
+# Histogram of I1 - I2 in steps of 1/2 ADU. Rows of an integer image from which an overscan median was taken
+# lie on integers or half-integers: bins centred on both, half of a half-integer on either side of its edge.
+_STEP = 0.5
+# Above 2000 ADU the integers no longer show, and the number of bins stops growing with sigma.
+_SIGMAS_PER_STEP = 1.0 / 4000.0
+_HALF_RANGE = 8.0  # sigma; a Gaussian of 10^7 pixels ends at 5.3
+
+
+def flux_factors(mean_first: float, mean_second: float) -> tuple[float, float]:
+    """Return the factors f1, f2 that make both exposures equally bright: D = f1 I1 - f2 I2.
+
+    D = (mu2 I1 - mu1 I2) / sqrt(mu1 mu2). Its variance is V1 mu2/mu1 + V2 mu1/mu2, for shot noise mu1/g + mu2/g
+    whatever the mismatch; dividing by the arithmetic mean instead makes it low by ((mu1-mu2)/(mu1+mu2))^2.
+
+    Parameters
+    ----------
+    mean_first, mean_second
+        Means of the two exposures, both positive [ADU].
+
+    Returns
+    -------
+    tuple of float
+        sqrt(mu2/mu1) and its inverse.
+    """
+    ratio = math.sqrt(mean_second / mean_first)
+    return ratio, 1.0 / ratio
+
+
+@njit
+def mask_unusable(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    usable_first: NDArray[np.bool_],
+    usable_second: NDArray[np.bool_],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Copy two exposures with NaN at every pixel that is masked or not finite in either of them.
+
+    Parameters
+    ----------
+    first, second
+        [y, x], equal shapes [ADU].
+    usable_first, usable_second
+        [y, x], True where a pixel may be used; they may differ.
+
+    Returns
+    -------
+    tuple of array
+        [y, x] [ADU]. One NaN says all that later steps need to know of a pixel: comparisons with it are
+        false, so no clip, weight or sum ever lets it in.
+    """
+    nan = np.float32(np.nan)
+    out_first = np.empty(first.shape, np.float32)
+    out_second = np.empty(first.shape, np.float32)
+    for y in range(first.shape[0]):
+        for x in range(first.shape[1]):
+            finite = (abs(first[y, x]) < np.inf) & (abs(second[y, x]) < np.inf)
+            good = usable_first[y, x] & usable_second[y, x] & finite
+            out_first[y, x] = first[y, x] if good else nan
+            out_second[y, x] = second[y, x] if good else nan
+    return out_first, out_second
+
+
+@njit
+def matched_difference(
+    first: NDArray[np.float32], second: NDArray[np.float32], factor_first: float, factor_second: float
+) -> NDArray[np.float32]:
+    """Difference image D = f1 I1 - f2 I2.
+
+    Parameters
+    ----------
+    first, second
+        [y, x], equal shapes [ADU], NaN where unusable.
+    factor_first, factor_second
+        From `flux_factors`, or 1 and 1 where there is no signal to match.
+
+    Returns
+    -------
+    array
+        [y, x] [ADU], NaN where unusable. Products in float64: in float32 they would round at the size of the
+        signal, not of the noise.
+    """
+    out = np.empty(first.shape, np.float32)
+    for y in range(first.shape[0]):
+        for x in range(first.shape[1]):
+            out[y, x] = factor_first * first[y, x] - factor_second * second[y, x]
+    return out
+
+
+@njit
+def weigh(
+    difference: NDArray[np.float32], mean: float, limit: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Set the weight of every pixel and take the mean off.
+
+    Parameters
+    ----------
+    difference
+        D, [y, x] [ADU], NaN where unusable.
+    mean
+        m, clipped mean of D [ADU].
+    limit
+        Pixels count where |D - m| <= limit [ADU].
+
+    Returns
+    -------
+    residual
+        (D - m) w, [y, x] [ADU]: zero, not NaN, where a pixel does not count.
+    weights
+        w, [y, x], True where a pixel counts.
+    """
+    residual = np.empty(difference.shape, np.float32)
+    weights = np.empty(difference.shape, np.bool_)
+    for y in range(difference.shape[0]):
+        for x in range(difference.shape[1]):
+            value = difference[y, x] - mean
+            kept = abs(value) <= limit
+            weights[y, x] = kept
+            residual[y, x] = value if kept else 0.0
+    return residual, weights
+
+
+def row_mean_variance(
+    row_sums: NDArray[np.floating[Any]], row_counts: NDArray[np.integer[Any]], n_sigma: float, passes: int
+) -> float:
+    """Clipped variance of the row means of D, which shows noise that a whole row shares.
+
+    White noise gives 2 C_00 / (pixels per row). Rows with less than half as many pixels as the fullest one are
+    left out: their means scatter more and would pass for correlated noise.
+
+    Parameters
+    ----------
+    row_sums, row_counts
+        [y]: sum of D - m over the pixels of a row that count [ADU], and their number.
+    n_sigma, passes
+        Of the clip over rows.
+
+    Returns
+    -------
+    float
+        [ADU^2]; NaN with fewer than two rows.
+    """
+    full = row_counts * 2 >= max(int(row_counts.max(initial=0)), 1)
+    return clipped_statistics(row_sums[full] / row_counts[full], n_sigma, passes).variance
+
+
+def gaussianity(delta: NDArray[np.float32]) -> float:
+    """Kolmogorov-Smirnov distance of I1 - I2 from the Gaussian of its own mean and variance.
+
+    The distance is taken where integers leave their steps midway, at half-integers, with Sheppard's
+    correction (variance - 1/12) for the width of those steps; anywhere else undithered integers would differ
+    from any smooth curve by half a step. It is made for sigma of about 1 ADU and more.
+
+    Parameters
+    ----------
+    delta
+        I1 - I2, not scaled, so that integers stay integers; any shape [ADU]. NaN are left out.
+
+    Returns
+    -------
+    float
+        Largest |F_data - F_Gauss|; NaN without any scatter.
+    """
+    flat = np.ravel(delta)
+    mean, variance, count = _moments(flat)
+    if not variance > 0.0:
+        return math.nan
+    sigma = math.sqrt(variance)
+    step = max(_STEP, sigma * _SIGMAS_PER_STEP)
+    # Bin k is centred on (lowest + k) step; odd multiples of the step are the half-integers.
+    lowest = 2 * math.floor((mean - _HALF_RANGE * sigma) / (2.0 * step)) + 1
+    bins = math.ceil(2.0 * _HALF_RANGE * sigma / step) + 3
+    counts = _histogram(flat, 1.0 / step, lowest, bins)
+    below = np.cumsum(counts) - 0.5 * counts
+    edges = (lowest + np.arange(0, bins, 2)) * step
+    # Sheppard's correction needs a distribution that is wider than the steps.
+    corrected = variance - 1.0 / 12.0 if variance > 1.0 else variance
+    expected = special.ndtr((edges - mean) / math.sqrt(corrected))
+    return float(np.max(np.abs(below[::2] / count - expected)))
+
+
+@njit(reassociate=True)
+def _moments(flat: NDArray[np.float32]) -> tuple[float, float, int]:
+    """Mean, unbiased variance and number of the values that are not NaN."""
+    count = 0
+    total = 0.0
+    squares = 0.0
+    for i in range(flat.size):
+        kept = abs(flat[i]) < np.inf
+        value = float(flat[i]) if kept else 0.0
+        count += kept
+        total += value
+        squares += value * value
+    if count < 2:  # noqa: PLR2004 - one value has no variance
+        return (np.nan, np.nan, count)
+    return (total / count, (squares - total * total / count) / (count - 1), count)
+
+
+@njit
+def _histogram(flat: NDArray[np.float32], scale: float, lowest: int, bins: int) -> NDArray[np.int64]:
+    """Count values into bins centred on multiples of 1 / scale; what is outside goes to the outermost bins."""
+    counts = np.zeros(bins, np.int64)
+    last = bins - 1.0
+    for i in range(flat.size):
+        position = np.floor(flat[i] * scale + 0.5) - lowest
+        if position == position:  # noqa: PLR0124 - false for NaN only
+            position = position if position > 0.0 else 0.0
+            counts[int(position if position < last else last)] += 1
+    return counts
