@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pydantic
 
-from ptc_stream.core.pairing import PairingConfig
+from ptc_stream.core.matching import PairingConfig
 from ptc_stream.core.watching import WatchingConfig
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.images.headers import HeaderMap
@@ -29,7 +29,16 @@ from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.physics.measuring import MeasuringConfig
 from ptc_stream.services.runner import RunnerConfig
 
-__all__ = ["Settings", "SettingLine", "canonical_json", "digest", "load_settings"]
+__all__ = [
+    "SettingLine",
+    "Settings",
+    "canonical_json",
+    "digest",
+    "load_settings",
+    "make_section",
+    "parse_value",
+    "plain",
+]
 
 _ENVIRONMENT_PREFIX = "PTC_STREAM_"
 
@@ -129,7 +138,7 @@ def load_settings(
         values[name] = value
         origins[name] = origin
     sections = {
-        section: _make_section(
+        section: make_section(
             section,
             {name.split(".", 1)[1]: v for name, v in values.items() if name.startswith(f"{section}.")},
             origins,
@@ -205,13 +214,29 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Any
             yield f"{section}.{name}", parse_value(text), f"${variable}"
 
 
-def _make_section(section: str, values: dict[str, Any], origins: Mapping[str, str]) -> Any:
+def make_section(section: str, values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Any:
+    """Check the values of one section and make its settings.
+
+    Parameters
+    ----------
+    section
+        ``pairing``, ``measuring``, ...
+    values
+        Parameter to value, plain as in JSON or TOML; what is missing takes its default.
+    origins
+        Full name to origin, for the message.
+
+    Raises
+    ------
+    ConfigurationError
+        A value that cannot be.
+    """
     try:
-        return pydantic.TypeAdapter(_SECTION_TYPES[section]).validate_python(values)
+        return pydantic.TypeAdapter(_SECTION_TYPES[section]).validate_python(dict(values))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = ".".join([section, *(str(part) for part in first["loc"][:1])])
-        origin = origins.get(name, "settings")
+        origin = (origins or {}).get(name, "settings")
         raise ConfigurationError(
             f"{origin}: {name} = {first.get('input')!r}: {first['msg'].removeprefix('Value error, ')}"
         ) from error

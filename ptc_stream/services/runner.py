@@ -102,6 +102,7 @@ class Stage:
     on_change: OnChange
     offload: Offload
     functions: Mapping[type[Any], Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
+    waiting: Callable[[Core[Any]], int] | None = None
 
 
 class Observer(Protocol):
@@ -113,6 +114,10 @@ class Observer(Protocol):
 
     def on_job(self, stage: str, seconds: float, *, ok: bool) -> None:
         """Learn that a job took `seconds`, waiting for a worker included."""
+        ...
+
+    def on_waiting(self, group: GroupKey, count: int) -> None:
+        """Learn how many input records of `group` wait for a partner."""
         ...
 
     def on_storage_wait(self, stage: str, message: str | None) -> None:
@@ -365,6 +370,8 @@ class PartitionRunner:
             else:
                 slot.outputs = (self._reject(bus_record, effect.reason, effect.message),)
         groups.note_size(group)
+        if self._stage.waiting is not None:
+            self._observer.on_waiting(group, self._stage.waiting(core))
         window.admit(bus_record.offset, slots, new_group=str(group) if is_new else None)
 
     async def _run_job(self, job: Any, slot: Slot[_Output], bus_record: BusRecord) -> None:
@@ -386,7 +393,8 @@ class PartitionRunner:
                         slot.outputs = (self._reject(bus_record, error.reason, str(error)),)
                     elif verdict is Disposition.RETRY:
                         attempt += 1
-                        self._observer.on_storage_wait(self._stage.name, str(error))
+                        if attempt == 1:
+                            self._observer.on_storage_wait(self._stage.name, str(error))
                         await asyncio.sleep(_backoff_s(attempt))
                     else:
                         raise

@@ -1,0 +1,122 @@
+"""One process, one store, all stages: what `run`, `watch`, `demo` and `replay` have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptc_stream.bus.api import Topics
+from ptc_stream.bus.sqlite import SqliteBus
+from ptc_stream.config import Settings
+from ptc_stream.offload import InlineOffload, ProcessOffload, ThreadOffload
+from ptc_stream.records import GroupKey
+from ptc_stream.services.fitting import fitting_stage
+from ptc_stream.services.measuring import MeasuringSettings, measuring_stage
+from ptc_stream.services.pairing import pairing_stage
+from ptc_stream.services.pipeline import Pipeline
+from ptc_stream.services.runner import Observer, Stage
+from ptc_stream.services.watching import watching_stage
+
+__all__ = ["Observers", "open_store", "run_pipeline"]
+
+_MEASURING_MEMORY_BYTES = 4_000_000_000  # two frames of the largest CCDs (10k x 10k, float32) with their masks
+
+
+class Observers:
+    """Tells several observers."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def on_committed(self, stage: str, partition: int, next_offset: int, records: Sequence[Any]) -> None:
+        """Pass on."""
+        for observer in self._observers:
+            observer.on_committed(stage, partition, next_offset, records)
+
+    def on_job(self, stage: str, seconds: float, *, ok: bool) -> None:
+        """Pass on."""
+        for observer in self._observers:
+            observer.on_job(stage, seconds, ok=ok)
+
+    def on_waiting(self, group: GroupKey, count: int) -> None:
+        """Pass on."""
+        for observer in self._observers:
+            observer.on_waiting(group, count)
+
+    def on_storage_wait(self, stage: str, message: str | None) -> None:
+        """Pass on."""
+        for observer in self._observers:
+            observer.on_storage_wait(stage, message)
+
+    def on_restart(self, stage: str, partition: int, error: BaseException) -> None:
+        """Pass on."""
+        for observer in self._observers:
+            observer.on_restart(stage, partition, error)
+
+
+@contextlib.asynccontextmanager
+async def open_store(path: str | os.PathLike[str], *, purpose: str) -> AsyncIterator[SqliteBus]:
+    """Open the store at `path` (making it and its directory if need be) and close it again."""
+    if str(path) != ":memory:":
+        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+    bus = await SqliteBus.open(path, purpose=purpose)
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+@contextlib.asynccontextmanager
+async def run_pipeline(
+    bus: SqliteBus,
+    settings: Settings,
+    measuring: MeasuringSettings,
+    *,
+    workers: int,
+    observer: Observer,
+    measuring_override: Stage | None = None,
+) -> AsyncIterator[Pipeline]:
+    """Start every stage on `bus`; on leaving, drain and stop them.
+
+    Parameters
+    ----------
+    bus
+        An open store.
+    settings, measuring
+        What is done, and with which pixels.
+    workers
+        Processes that measure.
+    observer
+        Who is told.
+    measuring_override
+        A measuring stage to use instead of the one that reads pixels (replay).
+    """
+    inline = InlineOffload()
+    threads = ThreadOffload(1)
+    processes = None
+    stage = measuring_override
+    if stage is None:
+        processes = ProcessOffload(
+            workers,
+            deadline_s=settings.runner.job_deadline_s,
+            memory_limit_bytes=_MEASURING_MEMORY_BYTES,
+        )
+        stage = measuring_stage(measuring, offload=processes)
+    stages = [
+        pairing_stage(settings.pairing, measuring_digest=measuring.digest, offload=inline),
+        stage,
+        fitting_stage(settings.fitting, offload=threads),
+        watching_stage(settings.watching, offload=inline),
+    ]
+    try:
+        async with Pipeline(
+            bus, Topics(), stages, config=settings.runner, observer=observer
+        ) as pipeline:
+            yield pipeline
+    finally:
+        await threads.close()
+        if processes is not None:
+            await processes.close()
