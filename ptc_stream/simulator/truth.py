@@ -26,11 +26,12 @@ __all__ = ["AmplifierTruth", "Eq20", "Saturation", "Truth", "covariances_eq20"]
 Float64Array: TypeAlias = NDArray[np.float64]
 
 # Scales of saturation, in units of the turnoff: the mean flattens and the variance falls over the first,
-# climbs again over the second, or dips at the third. With levels 30 % apart each behaviour shows at two
-# levels or more above turnoff and is gone from the level below it.
+# climbs again over the second, or dips at the third. With levels 30 % apart every behaviour lasts for two
+# levels above turnoff and the level below is free of it. A quicker return to the model would look like an
+# outlier; a slower one would not show before the brightest level, at twice the turnoff.
 _SPILL = 0.08
-_UPTURN = 0.5
-_DIP_AT = 0.12
+_UPTURN = 0.8
+_DIP_AT = 0.25
 _DIP_DEPTH = 0.45
 
 
