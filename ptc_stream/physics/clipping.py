@@ -1,4 +1,4 @@
-"""The clipped mean and variance that every measurement rests on: images, their difference, overscan, row means.
+"""The clipped mean and variance that every measurement rests on: images, differences, overscan, row means.
 
 Pass 1 keeps ``|v - median| <= n sigma_q`` with sigma_q from the quartiles, the later passes keep
 ``|v - mean| <= n sigma`` of the pass before; each pass chooses again from all usable values. The number of
@@ -49,7 +49,7 @@ class ClippedStatistics(NamedTuple):
     """Mean of the values kept by the last pass [unit of the values]; NaN if none was."""
     variance: float
     """Their unbiased variance [unit squared], not corrected for clipping; NaN below two values."""
-    count: int
+    count: int  # type: ignore[assignment]  # the field says more than the method of tuples that it hides
     """How many values the last pass kept."""
 
 
@@ -104,14 +104,14 @@ def clipped_statistics(
     limit = n_sigma * _SIGMA_PER_IQR * (q3 - q1) if q3 > q1 else sys.float_info.max
     mean, variance, count = _moments(flat, median, median, limit)
     for _ in range(passes - 1):
-        if count < 2:  # noqa: PLR2004 - one value has no variance to clip with
+        if count < 2:  # one value has no variance to clip with
             break
         mean, variance, count = _moments(flat, median, mean, n_sigma * math.sqrt(variance))
     return ClippedStatistics(mean, variance, count)
 
 
 def _quartiles(flat: _Values) -> tuple[float, float, float] | None:
-    """First quartile, median, third quartile by linear interpolation of order statistics; None if all is bad."""
+    """Quartiles q1, median, q3, interpolated between order statistics; None if no value is finite."""
     if flat.size >= _HISTOGRAM_FROM:
         found, q1, median, q3 = _quartiles_by_histogram(flat)
         if found:
@@ -123,7 +123,8 @@ def _quartiles(flat: _Values) -> tuple[float, float, float] | None:
     ranks = [min(int(p) + step, finite.size - 1) for p in positions for step in (0, 1)]
     ordered = np.partition(finite, sorted(set(ranks)))
     q1, median, q3 = (
-        float(ordered[ranks[2 * k]]) * (1.0 - positions[k] % 1.0) + float(ordered[ranks[2 * k + 1]]) * (positions[k] % 1.0)
+        float(ordered[ranks[2 * k]]) * (1.0 - positions[k] % 1.0)
+        + float(ordered[ranks[2 * k + 1]]) * (positions[k] % 1.0)
         for k in range(3)
     )
     return q1, median, q3
@@ -162,8 +163,8 @@ def _quartiles_by_histogram(flat: _Values) -> tuple[bool, float, float, float]:
         total += 1 if abs(flat[i]) < np.inf else 0
         above += 1 if flat[i] == np.inf else 0
     counts = np.zeros(_BINS + 2, np.int64)
-    for b in bins:
-        counts[b] += 1
+    for i in range(bins.size):
+        counts[bins[i]] += 1
     counts[0] -= flat.size - total - above
 
     # The bins that hold the order statistics on both sides of each quartile, and how many values they skip.
@@ -209,10 +210,10 @@ def _quartiles_by_histogram(flat: _Values) -> tuple[bool, float, float, float]:
     for start in range(0, flat.size, _STRIP):
         strip = bins[start : start + _STRIP]
         hits = 0
-        for b in strip:
-            hits += 1 if first[0] <= b <= last[0] else 0
-            hits += 1 if first[1] <= b <= last[1] else 0
-            hits += 1 if first[2] <= b <= last[2] else 0
+        for i in range(strip.size):
+            hits += 1 if first[0] <= strip[i] <= last[0] else 0
+            hits += 1 if first[1] <= strip[i] <= last[1] else 0
+            hits += 1 if first[2] <= strip[i] <= last[2] else 0
         if hits:
             for i in range(strip.size):
                 for k in range(3):

@@ -88,7 +88,7 @@ def lag_sums(difference: NDArray[np.float32], weights: NDArray[np.bool_], max_la
     counts, _ = _rectangle_sums(weights, max_lag)
     rows, columns = np.divmod(np.flatnonzero(~weights), weights.shape[1])
     masked = image.start + rows * image.stride + columns
-    _take_out(masked, image.flat, good.flat, image.stride, max_lag, first, second, counts)
+    _take_out(masked, image.flat, good.flat, image.stride, (first, second, counts))
     return LagSums(products, first, second, counts)
 
 
@@ -186,9 +186,7 @@ def _pad(image: NDArray[np.float32], max_lag: int) -> _Padded:
 
 
 def _products(base: _Padded, partner: _Padded, max_lag: int) -> NDArray[np.float64]:
-    blocks = -(-max_lag // _ROWS_AT_A_TIME) * _ROWS_AT_A_TIME
-    out = np.zeros((blocks, _COLUMNS_AT_A_TIME * max_lag))
-    _multiply_shifted(base.flat, partner.flat, base.start, base.length, base.stride, max_lag, out)
+    out = _multiply_shifted(base.flat, partner.flat, (base.start, base.length, base.stride), max_lag)
     return out[:max_lag, : 2 * max_lag - 1]
 
 
@@ -196,18 +194,18 @@ def _products(base: _Padded, partner: _Padded, max_lag: int) -> NDArray[np.float
 def _multiply_shifted(
     base: NDArray[np.float32],
     partner: NDArray[np.float32],
-    start: int,
-    length: int,
-    stride: int,
+    layout: tuple[int, int, int],
     max_lag: int,
-    out: NDArray[np.float64],
-) -> None:
-    """Add sum over q of base[q - dy stride] partner[q + dx] to out[dy, dx + R - 1]."""
+) -> NDArray[np.float64]:
+    """Sum base[q - dy stride] partner[q + dx] over q; index [dy, dx + R - 1], rounded up to whole blocks."""
+    start, length, stride = layout
+    blocks = (max_lag + _ROWS_AT_A_TIME - 1) // _ROWS_AT_A_TIME
+    out = np.zeros((blocks * _ROWS_AT_A_TIME, _COLUMNS_AT_A_TIME * max_lag))
     zero = np.float32(0)
     for begin in range(start, start + length, _CHAIN):
         size = min(_CHAIN, start + length - begin)
         for pair in range(max_lag):
-            shift = begin + 2 * pair - max_lag + 1
+            shift = begin + _COLUMNS_AT_A_TIME * pair - max_lag + 1
             u = partner[shift : shift + size]
             v = partner[shift + 1 : shift + 1 + size]
             for dy in range(0, max_lag, _ROWS_AT_A_TIME):
@@ -230,7 +228,7 @@ def _multiply_shifted(
                     t2 += v[i] * a2[i]
                     t3 += v[i] * a3[i]
                     t4 += v[i] * a4[i]
-                left = 2 * pair
+                left = _COLUMNS_AT_A_TIME * pair
                 out[dy, left] += s0
                 out[dy + 1, left] += s1
                 out[dy + 2, left] += s2
@@ -241,6 +239,7 @@ def _multiply_shifted(
                 out[dy + 2, left + 1] += t2
                 out[dy + 3, left + 1] += t3
                 out[dy + 4, left + 1] += t4
+    return out
 
 
 @njit(reassociate=True)
@@ -254,7 +253,7 @@ def _sum_of_squares(image: NDArray[np.float32]) -> float:
 
 @njit
 def _rectangle_sums(image: NDArray[Any], max_lag: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of the pixels that have a partner inside the frame at each lag, and of those that are one."""
+    """Sum, for each lag, the pixels that have a partner inside the frame, and the pixels that are one."""
     rows, columns = image.shape
     shape = (max_lag, 2 * max_lag - 1)
     first = np.zeros(shape)
@@ -284,13 +283,11 @@ def _take_out(
     image: NDArray[np.float32],
     good: NDArray[np.float32],
     stride: int,
-    max_lag: int,
-    first: NDArray[np.float64],
-    second: NDArray[np.float64],
-    counts: NDArray[np.float64],
+    sums: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
 ) -> None:
     """Take the pairs with a masked pixel out of the rectangle sums (what is masked is zero in `image`)."""
-    width = 2 * max_lag - 1
+    first, second, counts = sums
+    max_lag, width = first.shape
     # Flat index p - lag runs against dx: sums of P and n are kept mirrored, so that all loads go forwards.
     mirrored_first = np.zeros((max_lag, width))
     mirrored_counts = np.zeros((max_lag, width))

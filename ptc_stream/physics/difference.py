@@ -39,8 +39,9 @@ _HALF_RANGE = 8.0  # sigma; a Gaussian of 10^7 pixels ends at 5.3
 def flux_factors(mean_first: float, mean_second: float) -> tuple[float, float]:
     """Return the factors f1, f2 that make both exposures equally bright: D = f1 I1 - f2 I2.
 
-    D = (mu2 I1 - mu1 I2) / sqrt(mu1 mu2). Its variance is V1 mu2/mu1 + V2 mu1/mu2, for shot noise mu1/g + mu2/g
-    whatever the mismatch; dividing by the arithmetic mean instead makes it low by ((mu1-mu2)/(mu1+mu2))^2.
+    D = (mu2 I1 - mu1 I2) / sqrt(mu1 mu2). Its variance is V1 mu2/mu1 + V2 mu1/mu2, for shot noise
+    (mu1 + mu2)/g whatever the mismatch; dividing by the arithmetic mean instead makes it low by
+    ((mu1 - mu2)/(mu1 + mu2))^2.
 
     Parameters
     ----------
@@ -154,8 +155,8 @@ def row_mean_variance(
 ) -> float:
     """Clipped variance of the row means of D, which shows noise that a whole row shares.
 
-    White noise gives 2 C_00 / (pixels per row). Rows with less than half as many pixels as the fullest one are
-    left out: their means scatter more and would pass for correlated noise.
+    White noise gives 2 C_00 / (pixels per row). Rows with less than half as many pixels as the fullest one
+    are left out: their means scatter more and would pass for correlated noise.
 
     Parameters
     ----------
@@ -220,19 +221,18 @@ def _moments(flat: NDArray[np.float32]) -> tuple[float, float, int]:
         count += kept
         total += value
         squares += value * value
-    if count < 2:  # noqa: PLR2004 - one value has no variance
+    if count < 2:
         return (np.nan, np.nan, count)
     return (total / count, (squares - total * total / count) / (count - 1), count)
 
 
 @njit
 def _histogram(flat: NDArray[np.float32], scale: float, lowest: int, bins: int) -> NDArray[np.int64]:
-    """Count values into bins centred on multiples of 1 / scale; what is outside goes to the outermost bins."""
+    """Count values into bins centred on multiples of 1 / scale; the outermost bins take what is outside."""
     counts = np.zeros(bins, np.int64)
     last = bins - 1.0
     for i in range(flat.size):
         position = np.floor(flat[i] * scale + 0.5) - lowest
-        if position == position:  # noqa: PLR0124 - false for NaN only
-            position = position if position > 0.0 else 0.0
-            counts[int(position if position < last else last)] += 1
+        if not np.isnan(position):
+            counts[int(min(max(position, 0.0), last))] += 1
     return counts

@@ -1,14 +1,15 @@
 """Tiles of near-equal signal: many points of the curve from one pair with an uneven illumination.
 
 A mean over a whole amplifier is no point of the curve when the signal falls by a factor of five across it.
-The amplifier is cut into tiles, each flux-matched on its own, and tiles of near-equal signal together make one
-point. Along a group's remaining span of signal the variance is a straight line to first order, so its mean
-over the group is the variance at the group's mean; the curvature leaves a (sigma_mu/mu)^2 g mu of it,
-6e-5 at a 5 % span and 100,000 electrons.
+The amplifier is cut into tiles, each flux-matched on its own, and tiles of near-equal signal make one point.
+Along a group's remaining span of signal the variance is a straight line to first order, so its mean over the
+group is the variance at the group's mean; the curvature changes it by a part a g mu (sigma_mu/mu)^2, 6e-5 at
+a 5 % span and 100,000 electrons.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -42,13 +43,18 @@ def cut_into_tiles(shape: tuple[int, int], tile_size: int) -> list[Tile]:
     list of Tile
         Row by row; none for a frame without pixels.
     """
-    rows, columns = ([round(k * n / max(round(n / tile_size), 1)) for k in range(max(round(n / tile_size), 1) + 1)] for n in shape)
+    rows, columns = (_boundaries(size, tile_size) for size in shape)
     return [
         (slice(top, bottom), slice(left, right))
-        for top, bottom in zip(rows[:-1], rows[1:], strict=True)
-        for left, right in zip(columns[:-1], columns[1:], strict=True)
+        for top, bottom in itertools.pairwise(rows)
+        for left, right in itertools.pairwise(columns)
         if bottom > top and right > left
     ]
+
+
+def _boundaries(size: int, tile_size: int) -> list[int]:
+    number = max(round(size / tile_size), 1)
+    return [round(k * size / number) for k in range(number + 1)]
 
 
 def group_by_signal(signals: Sequence[float], span: float, max_groups: int) -> list[list[int]]:
@@ -73,7 +79,8 @@ def group_by_signal(signals: Sequence[float], span: float, max_groups: int) -> l
     logs = np.log(np.asarray(signals, dtype=np.float64))
     lowest, width = float(logs.min()), float(logs.max() - logs.min())
     number = min(max(math.ceil(width / math.log1p(span)), 1), max_groups)
-    classes = np.minimum((logs - lowest) * (number / width) if width > 0.0 else 0.0 * logs, number - 1).astype(np.int64)
+    steps = (logs - lowest) * (number / width) if width > 0.0 else np.zeros_like(logs)
+    classes = np.minimum(steps, number - 1).astype(np.int64)
     return [np.flatnonzero(classes == k).tolist() for k in range(number) if np.any(classes == k)]
 
 

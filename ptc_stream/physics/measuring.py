@@ -1,0 +1,510 @@
+"""One flat pair of one amplifier in, points of the Photon Transfer Curve out.
+
+A point is a mean signal, half the variance of the flux-matched difference, and half its covariances at small
+lags, with the number of pixel pairs behind each: the sampling variance of C_ij is C_00^2 / n_ij, twice that
+at lag (0, 0). The mean needs no error of its own: its shot noise and its correlation with C_00 cancel.
+
+Nothing here raises because of what the pixels hold: what cannot be measured is a point with NaN and a flag.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum, unique
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import numpy as np
+from annotated_types import Interval
+
+from ptc_stream.errors import MeasurementError
+from ptc_stream.physics.clipping import ClippedStatistics, clip_factor, clipped_statistics
+from ptc_stream.physics.covariance import LagSums, lag_sums, quadrant_covariances
+from ptc_stream.physics.difference import (
+    flux_factors,
+    gaussianity,
+    mask_unusable,
+    matched_difference,
+    row_mean_variance,
+    weigh,
+)
+from ptc_stream.physics.tiles import cut_into_tiles, group_by_signal, group_lag_sums, lost_means
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ptc_stream.physics.tiles import Tile
+
+_T = TypeVar("_T", bound=np.generic)
+
+__all__ = [
+    "MeasuringConfig",
+    "PointFlag",
+    "PointMeasurement",
+    "measure_amplifier_pair",
+    "measure_points",
+    "measure_tiles",
+]
+
+
+@unique
+class PointFlag(StrEnum):
+    """What is wrong with a point. A flagged point is complete otherwise; who fits decides what to use."""
+
+    FLUX_MISMATCH = "FLUX_MISMATCH"
+    """The two exposures differ in signal by more than ``max_flux_mismatch``."""
+    NO_SIGNAL = "NO_SIGNAL"
+    """No light in one exposure or both: a bias pair, a dead amplifier. The variance is that of the noise."""
+    TOO_FEW_PIXELS = "TOO_FEW_PIXELS"
+    """Less pixels count than ``min_pixels`` (``min_tile_pixels``)."""
+    NOT_FINITE = "NOT_FINITE"
+    """There is no mean or no variance."""
+    NOT_GAUSSIAN = "NOT_GAUSSIAN"
+    """The difference is no Gaussian: pixels near saturation, several levels of light, interference."""
+    SATURATED = "SATURATED"
+    """Saturated pixels cut the distribution off. Set by whoever reduces the frames and knows the level."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuringConfig:
+    """How a pair is measured. Every field is part of a measurement's identity."""
+
+    max_lag: Annotated[int, Interval(ge=1, le=64)] = field(
+        default=10,
+        metadata={
+            "unit": "pixels",
+            "meaning": "number of lags of the covariances per axis: 0 .. max_lag - 1",
+        },
+    )
+    n_sigma: Annotated[float, Interval(ge=2, le=20)] = field(
+        default=5.5,
+        metadata={"unit": "sigma", "meaning": "pixels further than this from the mean are outliers"},
+    )
+    clip_passes: Annotated[int, Interval(ge=1, le=10)] = field(
+        default=3,
+        metadata={"unit": "1", "meaning": "passes of the clip; the first one uses median and quartiles"},
+    )
+    edge: Annotated[int, Interval(ge=0, le=1000)] = field(
+        default=20,
+        metadata={
+            "unit": "pixels",
+            "meaning": "frame left out on each side of an amplifier, where pixels differ in size and field",
+        },
+    )
+    min_pixels: Annotated[int, Interval(ge=2)] = field(
+        default=10_000,
+        metadata={"unit": "pixels", "meaning": "a point from fewer pixels is flagged TOO_FEW_PIXELS"},
+    )
+    max_flux_mismatch: Annotated[float, Interval(gt=0, le=1)] = field(
+        default=0.02,
+        metadata={
+            "unit": "1",
+            "meaning": "relative difference of the two means above which a point is flagged FLUX_MISMATCH",
+        },
+    )
+    min_signal: Annotated[float, Interval(ge=0, le=100)] = field(
+        default=3.0,
+        metadata={
+            "unit": "sigma",
+            "meaning": "an exposure below this many sigmas of one pixel's noise is flagged NO_SIGNAL",
+        },
+    )
+    gaussianity_factor: Annotated[float, Interval(gt=0, le=100)] = field(
+        default=1.2,
+        metadata={
+            "unit": "1",
+            "meaning": "a point is flagged NOT_GAUSSIAN above this / sqrt(pixels) + gaussianity_floor",
+        },
+    )
+    gaussianity_floor: Annotated[float, Interval(ge=0, le=1)] = field(
+        default=0.003,
+        metadata={
+            "unit": "1",
+            "meaning": "distance from a Gaussian that is let pass at any number of pixels: an illumination "
+            "that varies by a factor of two across the point makes 0.0025",
+        },
+    )
+    tiles: bool = field(
+        default=False,
+        metadata={
+            "unit": "1",
+            "meaning": "measure in tiles, grouped by signal: many points from one unevenly lit pair",
+        },
+    )
+    tile_size: Annotated[int, Interval(ge=16, le=4096)] = field(
+        default=64, metadata={"unit": "pixels", "meaning": "side of a tile"}
+    )
+    tile_signal_span: Annotated[float, Interval(gt=0, le=10)] = field(
+        default=0.05,
+        metadata={"unit": "1", "meaning": "tiles within one point differ in signal by this part at most"},
+    )
+    max_tile_groups: Annotated[int, Interval(ge=1, le=1000)] = field(
+        default=40,
+        metadata={
+            "unit": "1",
+            "meaning": "most points per amplifier and pair; 40 keep the record of 16 amplifiers below 1 MB",
+        },
+    )
+    min_tile_pixels: Annotated[int, Interval(ge=2)] = field(
+        default=1_000,
+        metadata={"unit": "pixels", "meaning": "in tile mode: instead of min_pixels"},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointMeasurement:
+    """One point of a Photon Transfer Curve, measured on one pair. NaN where something could not be."""
+
+    mean: float
+    """mu, average of both exposures [ADU]."""
+    mean_first: float
+    """Mean of the first exposure [ADU]."""
+    mean_second: float
+    """Mean of the second exposure [ADU]."""
+    variance: float
+    """Half the clipped variance of the difference, corrected for the clip [ADU^2]."""
+    covariances: NDArray[np.float64]
+    """C_ij, [R, R], index [i, j] = [x lag, y lag], corrected for the clip [ADU^2]."""
+    pixel_count: NDArray[np.int64]
+    """Pixel pairs behind each C_ij, [R, R]."""
+    pixels_used: int
+    """Pixels that count: those that are usable and no outliers of the difference."""
+    row_mean_variance: float
+    """Variance of the row means of the difference [ADU^2]; white noise gives 2 C_00 / (pixels per row)."""
+    gaussianity: float
+    """Kolmogorov-Smirnov distance of I1 - I2 from a Gaussian; see `difference.gaussianity`."""
+    gain_estimate: float
+    """mu / (C_00 - noise), the gain from this pair alone, brighter-fatter effect not corrected [e-/ADU]."""
+    flags: tuple[PointFlag, ...]
+    """What is wrong with the point, in the order of `PointFlag`."""
+
+
+def measure_points(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    *,
+    usable_first: NDArray[np.bool_],
+    usable_second: NDArray[np.bool_],
+    read_noise: float | None,
+    config: MeasuringConfig,
+) -> list[PointMeasurement]:
+    """Measure one flat pair of one amplifier, in tiles if the configuration says so.
+
+    Parameters
+    ----------
+    first, second
+        The two exposures, [y, x], zero level subtracted [ADU].
+    usable_first, usable_second
+        [y, x], False at masked pixels; the two may differ.
+    read_noise
+        Measured on overscan or bias frames [ADU]; None if it is not known.
+    config
+        How to measure.
+
+    Returns
+    -------
+    list of PointMeasurement
+        One point, or in tile mode one per group of tiles, in order of signal; never empty.
+
+    Raises
+    ------
+    MeasurementError
+        If the four arrays are not two-dimensional and of one shape.
+    """
+    if config.tiles:
+        return measure_tiles(
+            first,
+            second,
+            usable_first=usable_first,
+            usable_second=usable_second,
+            read_noise=read_noise,
+            config=config,
+        )
+    return [
+        measure_amplifier_pair(
+            first,
+            second,
+            usable_first=usable_first,
+            usable_second=usable_second,
+            read_noise=read_noise,
+            config=config,
+        )
+    ]
+
+
+def measure_amplifier_pair(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    *,
+    usable_first: NDArray[np.bool_],
+    usable_second: NDArray[np.bool_],
+    read_noise: float | None,
+    config: MeasuringConfig,
+) -> PointMeasurement:
+    """Measure one flat pair of one amplifier as one point.
+
+    Parameters
+    ----------
+    first, second, usable_first, usable_second, read_noise, config
+        As for `measure_points`.
+
+    Returns
+    -------
+    PointMeasurement
+
+    Raises
+    ------
+    MeasurementError
+        If the four arrays are not two-dimensional and of one shape.
+    """
+    one, two = _inside_frame(first, second, usable_first, usable_second, config)
+    stats_one, stats_two = _clipped(one, config), _clipped(two, config)
+    means = (stats_one.mean, stats_two.mean)
+    floor = _signal_floor(one, two, read_noise, config)
+    lit = means[0] > floor and means[1] > floor
+    factors = flux_factors(*means) if lit else (1.0, 1.0)
+    difference = matched_difference(one, two, *factors)
+    stats = _clipped(difference, config)
+    residual, weights = weigh(difference, stats.mean, config.n_sigma * math.sqrt(stats.variance))
+    return _point(
+        means=means,
+        variance=stats.variance,
+        sums=lag_sums(residual, weights, config.max_lag),
+        lost=None,
+        row_sums=residual.sum(axis=1, dtype=np.float64),
+        row_counts=np.count_nonzero(weights, axis=1),
+        delta=np.where(weights, one - two, np.float32(np.nan)),
+        lit=lit,
+        floor=floor,
+        read_noise=read_noise,
+        min_pixels=config.min_pixels,
+        config=config,
+    )
+
+
+def measure_tiles(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    *,
+    usable_first: NDArray[np.bool_],
+    usable_second: NDArray[np.bool_],
+    read_noise: float | None,
+    config: MeasuringConfig,
+) -> list[PointMeasurement]:
+    """Measure one flat pair of one amplifier as many points, each from tiles of near-equal signal.
+
+    A tile is flux-matched on its own, so that a ratio of the exposures that varies across the amplifier (a
+    shutter, a lamp that moved) leaves no pattern. The exposures themselves are clipped only to find a first
+    ratio, tile by tile, where a gradient is a flat-topped distribution that no clip at 5.5 sigma cuts. What
+    counts in the end is decided on the difference alone, and the means of the point are those of exactly the
+    pixels that count: the wings of the illumination stay in.
+
+    Parameters
+    ----------
+    first, second, usable_first, usable_second, read_noise, config
+        As for `measure_points`.
+
+    Returns
+    -------
+    list of PointMeasurement
+        One per group, in order of signal; tiles without signal make one group, the first. One flagged point
+        if no tile has usable pixels.
+
+    Raises
+    ------
+    MeasurementError
+        If the four arrays are not two-dimensional and of one shape.
+    """
+    one, two = _inside_frame(first, second, usable_first, usable_second, config)
+    dark: list[Tile] = []
+    bright: list[Tile] = []
+    signals: list[float] = []
+    floors: list[float] = []
+    difference = np.full(one.shape, np.nan, np.float32)
+    for tile in cut_into_tiles(one.shape, config.tile_size):
+        means = _clipped(one[tile], config).mean, _clipped(two[tile], config).mean
+        floor = _signal_floor(one[tile], two[tile], read_noise, config)
+        lit = means[0] > floor and means[1] > floor
+        if lit:
+            bright.append(tile)
+            signals.append((means[0] + means[1]) / 2)
+        elif not math.isnan(means[0]):
+            dark.append(tile)
+        floors.append(floor)
+        difference[tile] = matched_difference(
+            one[tile], two[tile], *(flux_factors(*means) if lit else (1.0, 1.0))
+        )
+    groups = [
+        [bright[k] for k in members]
+        for members in group_by_signal(signals, config.tile_signal_span, config.max_tile_groups)
+    ]
+    for tiles in groups:
+        _match_again(one, two, difference, tiles, config)
+    if dark or not groups:
+        groups.insert(0, dark)
+
+    members = np.full(one.shape, -1, np.int32)
+    residual = np.zeros(one.shape, np.float32)
+    points = []
+    for group, tiles in enumerate(groups):
+        lit = tiles is not dark
+        stats = _clipped(_gather(difference, tiles), config)
+        limit = config.n_sigma * math.sqrt(stats.variance)
+        row_sums = np.zeros(one.shape[0])
+        row_counts = np.zeros(one.shape[0], np.int64)
+        for tile in tiles:
+            residual[tile], weights = weigh(difference[tile], stats.mean, limit)
+            members[tile][weights] = group
+            row_sums[tile[0]] += residual[tile].sum(axis=1, dtype=np.float64)
+            row_counts[tile[0]] += np.count_nonzero(weights, axis=1)
+        inside = _gather(members, tiles) == group
+        values_one, values_two = _gather(one, tiles)[inside], _gather(two, tiles)[inside]
+        sums = group_lag_sums(residual, members, group, tiles, config.max_lag)
+        # A mean was taken off every lit tile, so that many degrees of freedom are gone instead of one.
+        free = stats.count - (len(tiles) if lit else 1)
+        points.append(
+            _point(
+                means=(_mean(values_one), _mean(values_two)),
+                variance=stats.variance * (stats.count - 1) / free if free > 0 else math.nan,
+                sums=sums,
+                lost=lost_means(tiles, sums) if lit else None,
+                row_sums=row_sums,
+                row_counts=row_counts,
+                delta=values_one - values_two,
+                lit=lit,
+                floor=max(floors, default=0.0),
+                read_noise=read_noise,
+                min_pixels=config.min_tile_pixels,
+                config=config,
+            )
+        )
+    return points
+
+
+def _inside_frame(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    usable_first: NDArray[np.bool_],
+    usable_second: NDArray[np.bool_],
+    config: MeasuringConfig,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Check shapes, leave the edge out, set unusable pixels to NaN in both exposures."""
+    shapes = {np.shape(a) for a in (first, second, usable_first, usable_second)}
+    if len(shapes) != 1 or len(np.shape(first)) != 2:
+        raise MeasurementError(
+            f"exposures of shape {np.shape(first)} and {np.shape(second)} with masks of shape "
+            f"{np.shape(usable_first)} and {np.shape(usable_second)} are not one amplifier seen twice"
+        )
+    rows, columns = (slice(config.edge, max(size - config.edge, config.edge)) for size in np.shape(first))
+    return mask_unusable(
+        np.asarray(first, np.float32)[rows, columns],
+        np.asarray(second, np.float32)[rows, columns],
+        np.asarray(usable_first, np.bool_)[rows, columns],
+        np.asarray(usable_second, np.bool_)[rows, columns],
+    )
+
+
+def _clipped(values: NDArray[np.float32], config: MeasuringConfig) -> ClippedStatistics:
+    return clipped_statistics(values, config.n_sigma, config.clip_passes)
+
+
+def _signal_floor(
+    one: NDArray[np.float32], two: NDArray[np.float32], read_noise: float | None, config: MeasuringConfig
+) -> float:
+    """Signal below which an exposure is not bright enough to be matched [ADU].
+
+    One pixel's noise is a hundred times the error of the mean, but about what an overscan level may be off.
+    """
+    if read_noise is not None and math.isfinite(read_noise):
+        return config.min_signal * read_noise
+    noise = math.sqrt(_clipped(one - two, config).variance / 2)
+    return config.min_signal * noise if math.isfinite(noise) else 0.0
+
+
+def _gather(image: NDArray[_T], tiles: Sequence[Tile]) -> NDArray[_T]:
+    return np.concatenate([image[tile].ravel() for tile in tiles]) if tiles else image[:0, 0]
+
+
+def _mean(values: NDArray[np.float32]) -> float:
+    return float(values.mean(dtype=np.float64)) if values.size else math.nan
+
+
+def _match_again(
+    one: NDArray[np.float32],
+    two: NDArray[np.float32],
+    difference: NDArray[np.float32],
+    tiles: Sequence[Tile],
+    config: MeasuringConfig,
+) -> None:
+    """Match each tile's flux on the pixels that are no outliers of the difference.
+
+    A single cosmic ray of 10^4 ADU hides in a tile's gradient and moves its mean by 2 ADU.
+    """
+    stats = _clipped(_gather(difference, tiles), config)
+    limit = config.n_sigma * math.sqrt(stats.variance)
+    for tile in tiles:
+        _, weights = weigh(difference[tile], stats.mean, limit)
+        means = _mean(one[tile][weights]), _mean(two[tile][weights])
+        if min(means) > 0.0:
+            difference[tile] = matched_difference(one[tile], two[tile], *flux_factors(*means))
+
+
+def _point(
+    *,
+    means: tuple[float, float],
+    variance: float,
+    sums: LagSums,
+    lost: NDArray[np.float64] | None,
+    row_sums: NDArray[np.float64],
+    row_counts: NDArray[np.int64],
+    delta: NDArray[np.float32],
+    lit: bool,
+    floor: float,
+    read_noise: float | None,
+    min_pixels: int,
+    config: MeasuringConfig,
+) -> PointMeasurement:
+    """Put a point together: corrections for the clip, derived numbers, flags."""
+    factor = clip_factor(config.n_sigma)
+    half_variance = factor * variance / 2
+    covariances, pixel_count = quadrant_covariances(sums, lost_means=lost)
+    # C_00 lost the wings of one distribution; a product of two pixels lost those of both.
+    covariances *= factor * factor
+    covariances[0, 0] /= factor
+    mean = (means[0] + means[1]) / 2
+    pixels = int(pixel_count[0, 0])
+    distance = gaussianity(delta)
+
+    flags = set()
+    if abs(means[0] - means[1]) > config.max_flux_mismatch * mean and mean > floor:
+        flags.add(PointFlag.FLUX_MISMATCH)
+    if not lit:
+        flags.add(PointFlag.NO_SIGNAL)
+    if pixels < min_pixels:
+        flags.add(PointFlag.TOO_FEW_PIXELS)
+    if not (math.isfinite(mean) and math.isfinite(half_variance)):
+        flags.add(PointFlag.NOT_FINITE)
+    if pixels and distance > config.gaussianity_factor / math.sqrt(pixels) + config.gaussianity_floor:
+        flags.add(PointFlag.NOT_GAUSSIAN)
+
+    gain = math.nan
+    if lit:
+        # Matching the fluxes scales the shot noise back to mu/g but the read noise up, by (m1/m2 + m2/m1)/2.
+        noise = read_noise if read_noise is not None and math.isfinite(read_noise) else 0.0
+        shot = half_variance - noise * noise * (means[0] / means[1] + means[1] / means[0]) / 2
+        gain = mean / shot if shot > 0.0 else math.nan
+    return PointMeasurement(
+        mean=mean,
+        mean_first=means[0],
+        mean_second=means[1],
+        variance=half_variance,
+        covariances=covariances,
+        pixel_count=pixel_count,
+        pixels_used=pixels,
+        row_mean_variance=row_mean_variance(row_sums, row_counts, config.n_sigma, config.clip_passes),
+        gaussianity=distance,
+        gain_estimate=gain,
+        flags=tuple(flag for flag in PointFlag if flag in flags),
+    )
