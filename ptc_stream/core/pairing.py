@@ -69,12 +69,12 @@ _SCHEMA = "FlatPair.1"
 
 _RULE = "unpaired_flat"
 
-# Bytes held beside the text of ids and tags, measured with tracemalloc on records decoded one by one
-# (CPython 3.11). Far below the truth, groups would outgrow the memory they are given; far above, they
+# Bytes held beside the text of ids, tags and URIs, measured with tracemalloc on records decoded one by
+# one (CPython 3.11). Far below the truth, groups would outgrow the memory they are given; far above, they
 # would be dropped and loaded again without need.
-_BYTES_PER_EXPOSURE = 300
-_BYTES_PER_FLAT = 1100
-_BYTES_PER_WAITING = 700
+_BYTES_PER_EXPOSURE = 180
+_BYTES_PER_FLAT = 780
+_BYTES_PER_WAITING = 330
 
 
 def pair_id(one: ExposureArrived, other: ExposureArrived, *, measuring_digest: str) -> str:
@@ -164,7 +164,7 @@ class PairingBuffer:
         if record.content_tag in tags:
             return []
         self._tags[record.exposure] = (*tags, record.content_tag)
-        self._text += len(record.exposure) + len(record.content_tag) + len(record.uri)
+        self._text += len(record.exposure) + len(record.content_tag)
 
         effects: list[Effect] = []
         if not is_flat(record):
@@ -199,6 +199,7 @@ class PairingBuffer:
         flat = self._flats.get(record.exposure)
         if flat is None:
             flat = self._flats[record.exposure] = _Flat(record)
+            self._text += len(record.uri)
             return self._place(flat)
         replaced, flat.record = flat.record, record
         if flat.partner is None:
