@@ -1,0 +1,91 @@
+"""The models of the curve C_00(mu), in the parameters that the field knows.
+
+Source: Astier et al. 2019, A&A 629 A36 (arXiv:1905.08677). Signals in ADU, a00 in 1/e-, gain in e-/ADU,
+noise variance n in e-^2.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum, unique
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ptc_stream.physics.solver import curve_gradient, curve_values
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["FitModel", "evaluate_expapproximation", "evaluate_polynomial"]
+
+
+@unique
+class FitModel(StrEnum):
+    """Names of the models, as the field's batch code has them."""
+
+    POLYNOMIAL = "POLYNOMIAL"
+    """C_00 = sum_k p_k mu^k, degree 2 or 3."""
+
+    EXPAPPROXIMATION = "EXPAPPROXIMATION"
+    """Eq. 16: C_00 = (exp(2 a00 mu g) - 1) / (2 a00 g^2) + n / g^2."""
+
+
+def evaluate_expapproximation(
+    mean: NDArray[np.float64], a00: float, gain: float, noise_variance: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Evaluate EXPAPPROXIMATION (Eq. 16) and its gradient.
+
+    Exact for every sign of a00 and for a00 = 0, where it is mu / g + n / g^2.
+
+    Parameters
+    ----------
+    mean
+        (N,) mean signals [ADU].
+    a00
+        Strength of the brighter-fatter effect [1/e-], negative in real CCDs.
+    gain
+        [e-/ADU].
+    noise_variance
+        Square of the read noise [e-^2].
+
+    Returns
+    -------
+    variance : NDArray
+        (N,) C_00 [ADU^2].
+    gradient : NDArray
+        (N, 3), derivatives with respect to a00, gain and noise_variance.
+    """
+    mean = np.ascontiguousarray(mean, dtype=np.float64)
+    # Eq. 16 with p0 = n / g^2, p1 = 1 / g, kappa = 2 a00 g.
+    parameters = np.array([noise_variance / gain**2, 1.0 / gain, 2.0 * a00 * gain])
+    inner = np.array(
+        [
+            [0.0, -2.0 * noise_variance / gain**3, 1.0 / gain**2],
+            [0.0, -1.0 / gain**2, 0.0],
+            [2.0 * gain, 2.0 * a00, 0.0],
+        ]
+    )
+    return curve_values(parameters, mean), curve_gradient(parameters, mean) @ inner
+
+
+def evaluate_polynomial(
+    mean: NDArray[np.float64], coefficients: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Evaluate POLYNOMIAL and its gradient.
+
+    Parameters
+    ----------
+    mean
+        (N,) mean signals [ADU].
+    coefficients
+        (K,) p_0 [ADU^2], p_1 [ADU], ... lowest power first.
+
+    Returns
+    -------
+    variance : NDArray
+        (N,) C_00 [ADU^2].
+    gradient : NDArray
+        (N, K), the powers of `mean`.
+    """
+    powers = np.vander(np.asarray(mean, dtype=np.float64), len(coefficients), increasing=True)
+    return powers @ np.asarray(coefficients, dtype=np.float64), powers
