@@ -266,7 +266,7 @@ class _Parser:
             return None
         if (
             not isinstance(value, list)
-            or len(value) != 2  # noqa: PLR2004 - columns and rows
+            or len(value) != 2
             or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value)
         ):
             raise self._error(f"shape = {value!r}: [columns, rows] expected, as in NAXIS1, NAXIS2")

@@ -8,18 +8,17 @@ The gain is never taken from a header: header gains are 5 to 12 % wrong, or a se
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import hashlib
 import math
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import annotated_types
-
-from ptc_stream.errors import ConfigurationError, GeometryError, ImageUnreadable
+from ptc_stream.errors import GeometryError, ImageUnreadable
+from ptc_stream.images.header_map import HeaderMap, ParsedSource, number_or, parse_map_options, parse_source
 from ptc_stream.images.reading import header_value, leading_headers, parse_header
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from ptc_stream.images.camera import CameraDescription
 
 __all__ = [
-    "MAPPED_VALUES",
     "ExposureHeader",
     "HeaderMap",
     "content_tag",
@@ -81,63 +79,8 @@ _FITS_SUFFIX = re.compile(r"\.(fits|fit|fts)(\.(gz|fz))?$|\.(fz|gz)$", re.IGNORE
 _ISO_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ](\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d*)?))?)?Z?")
 _OLD_DATE = re.compile(r"(\d{2})/(\d{2})/(\d{2})")  # DD/MM/YY of the first FITS papers: 19YY
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2}):(\d{2}(?:\.\d*)?)")
-_MJD_EPOCH_ORDINAL = datetime.date(1858, 11, 17).toordinal()
+_MJD_EPOCH_ORDINAL = dt.date(1858, 11, 17).toordinal()
 _JD_MINUS_MJD = 2_400_000.5
-
-_Source: TypeAlias = Annotated[str | None, annotated_types.MinLen(1)]
-
-
-def _source(meaning: str) -> Any:
-    return dataclasses.field(default=None, metadata={"unit": "", "meaning": meaning})
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class HeaderMap:
-    """Which header keywords give the values of an exposure, where the usual ones do not.
-
-    Each source is a keyword (``IMG_EXP``), a keyword times a number or other keywords (``IMG_EXP*0.001``,
-    ``MONDIODE*EXPTIME``), keywords to be joined (``FILTER+ND``), or a constant (``=flat``). A mapped
-    keyword goes before the usual ones; a header that lacks it falls back on them.
-
-    Raises
-    ------
-    ConfigurationError
-        If a source is malformed.
-    """
-
-    exposure_time: _Source = _source("exposure time, in seconds after scaling: IMG_EXP*0.001")
-    image_type: _Source = _source("image type; =flat takes every exposure as a flat")
-    filter: _Source = _source("filter, every slot: FILTER+ND")
-    run: _Source = _source("name of the run")
-    instrument: _Source = _source("instrument")
-    detector: _Source = _source("detector: RAFT+CCD")
-    exposure: _Source = _source("identifier of the exposure; without one, the file name")
-    sequence_number: _Source = _source("running number of the exposure")
-    observation_time: _Source = _source("start of the exposure: ISO 8601, MJD or JD")
-    lamp: _Source = _source("lamp setting: LED+CURRENT; flats of unlike settings are never paired")
-    lamp_dose: _Source = _source("light of the exposure, any unit, from a photodiode: DIODE*EXPTIME")
-    image_types: dict[str, str] = dataclasses.field(
-        default_factory=dict,
-        metadata={"unit": "", "meaning": "image types by what the header says: {'Light Frame' = 'flat'}"},
-    )
-
-    def __post_init__(self) -> None:
-        for name in MAPPED_VALUES:
-            source = getattr(self, name)
-            if source is not None:
-                _parse_source(name, source)
-
-    def over(self, other: HeaderMap) -> HeaderMap:
-        """Return this map, completed by `other` where it says nothing."""
-        merged = {
-            name: mine if (mine := getattr(self, name)) is not None else getattr(other, name)
-            for name in MAPPED_VALUES
-        }
-        return HeaderMap(**merged, image_types={**other.image_types, **self.image_types})
-
-
-MAPPED_VALUES = tuple(f.name for f in dataclasses.fields(HeaderMap) if f.name != "image_types")
-"""Values of an exposure that can be mapped, as in ``--map NAME=HEADER``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,46 +144,6 @@ def content_tag(path: str | os.PathLike[str]) -> str:
 
 def _tag(header: bytes, size: int) -> str:
     return hashlib.sha256(header + b"%d" % size).hexdigest()[:32]
-
-
-def parse_map_options(options: Iterable[str]) -> dict[str, Any]:
-    """Read ``--map`` options into fields of `HeaderMap`.
-
-    Parameters
-    ----------
-    options
-        ``NAME=SOURCE`` (``exposure_time=IMG_EXP*0.001``, ``image_type==flat``) or
-        ``image_type:VALUE=TYPE`` (``image_type:Light Frame=flat``).
-
-    Returns
-    -------
-    dict
-        Fields of `HeaderMap`.
-
-    Raises
-    ------
-    ConfigurationError
-        In one line, with the names that there are.
-    """
-    fields: dict[str, Any] = {}
-    image_types: dict[str, str] = {}
-    for option in options:
-        name, equals, source = (part.strip() for part in option.partition("="))
-        kind, colon, value = (part.strip() for part in name.partition(":"))
-        if not equals or not source:
-            raise ConfigurationError(f"--map {option}: write NAME=HEADER, for example exposure_time=ITIME")
-        if colon and kind == "image_type" and value:
-            image_types[value] = source
-        elif name in MAPPED_VALUES:
-            if name in fields:
-                raise ConfigurationError(f"--map {option}: {name} is mapped twice")
-            fields[name] = source
-        else:
-            raise ConfigurationError(f"--map {option}: {name} is none of {', '.join(MAPPED_VALUES)}")
-    if image_types:
-        fields["image_types"] = image_types
-    HeaderMap(**fields)  # raises for malformed sources
-    return fields
 
 
 def normalise_image_type(value: str, image_types: Mapping[str, str] | None = None) -> str:
@@ -338,37 +241,6 @@ def _stem(path: str | os.PathLike[str]) -> str:
     return _FITS_SUFFIX.sub("", name) or name
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _ParsedSource:
-    constant: str | None = None
-    joined: tuple[str, ...] = ()
-    factors: tuple[str | float, ...] = ()
-
-
-def _parse_source(name: str, source: str) -> _ParsedSource:
-    text = source.strip()
-    if text.startswith("="):
-        if text == "=":
-            raise ConfigurationError(f"{name} = {source!r}: a constant needs a value, for example =flat")
-        return _ParsedSource(constant=text[1:].strip())
-    for sign in "+*":
-        parts = [part.strip() for part in text.split(sign)]
-        if not all(parts) or ("*" in text and "+" in text):
-            raise ConfigurationError(
-                f"{name} = {source!r}: write a keyword, KEY*0.001, KEY+KEY or =constant"
-            )
-        if sign == "+" and len(parts) > 1:
-            return _ParsedSource(joined=tuple(parts))
-    return _ParsedSource(factors=tuple(_number_or(part) for part in text.split("*")))
-
-
-def _number_or(part: str) -> str | float:
-    try:
-        return float(part)
-    except ValueError:
-        return part.strip()
-
-
 class _HeaderReader:
     """Looks values up, first in the map, then by the usual keywords, and keeps what decided."""
 
@@ -395,9 +267,9 @@ class _HeaderReader:
             return None
         return number if math.isfinite(number) else None
 
-    def _mapped(self, name: str) -> tuple[str | None, _ParsedSource | None]:
+    def _mapped(self, name: str) -> tuple[str | None, ParsedSource | None]:
         source = getattr(self._mapping, name)
-        return source, None if source is None else _parse_source(name, source)
+        return source, None if source is None else parse_source(name, source)
 
     def _mapped_text(self, name: str, joiner: str) -> str | None:
         source, parsed = self._mapped(name)
@@ -420,7 +292,7 @@ class _HeaderReader:
         if parsed is None:
             return None
         if parsed.constant is not None:
-            constant = _number_or(parsed.constant)
+            constant = number_or(parsed.constant)
             found = constant if isinstance(constant, float) else None
         else:
             found = self._product(parsed.factors) if parsed.factors else None
@@ -546,8 +418,8 @@ class _HeaderReader:
 
 
 def _mjd(text: str) -> float | None:
-    """Modified Julian Date of an ISO time, an old FITS date, or a number that is an MJD or JD already."""
-    number = _number_or(text)
+    """Return the Modified Julian Date of an ISO time, an old FITS date, or an MJD or JD."""
+    number = number_or(text)
     if isinstance(number, float):
         return None if not math.isfinite(number) else number - _JD_MINUS_MJD * (number > _JD_MINUS_MJD)
     if old := _OLD_DATE.match(text):
@@ -558,7 +430,7 @@ def _mjd(text: str) -> float | None:
         return None
     year, month, day, hour, minute, second = match.groups(default="0")
     try:
-        ordinal = datetime.date(int(year), int(month), int(day)).toordinal()
+        ordinal = dt.date(int(year), int(month), int(day)).toordinal()
     except ValueError:
         return None
     # By hand rather than by datetime, which knows no second 60.

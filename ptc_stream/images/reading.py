@@ -144,7 +144,7 @@ class LeadingHeaders:
     problem: str
 
 
-def _read_header(stream: BinaryIO) -> tuple[bytes, str]:
+def _read_header(stream: BinaryIO | gzip.GzipFile) -> tuple[bytes, str]:
     """Return header blocks up to and with END, and what kept us from finding it."""
     blocks: list[bytes] = []
     try:
@@ -179,13 +179,13 @@ def leading_headers(path: str | os.PathLike[str]) -> LeadingHeaders:
         size = os.fstat(file.fileno()).st_size
         is_gzip = file.read(2) == _GZIP_MAGIC
         file.seek(0)
-        with gzip.GzipFile(fileobj=file) if is_gzip else contextlib.nullcontext(file) as stream:
-            primary, problem = _read_header(stream)
-            extension = b""
-            if not problem and header_value(parse_header(primary), "NAXIS") == 0:
-                extension, extension_problem = _read_header(stream)
-                if extension_problem:  # pixels are not our matter here: FitsFile rejects such a file
-                    extension = b""
+        stream = gzip.GzipFile(fileobj=file) if is_gzip else file
+        primary, problem = _read_header(stream)
+        extension = b""
+        if not problem and header_value(parse_header(primary), "NAXIS") == 0:
+            extension, extension_problem = _read_header(stream)
+            if extension_problem:  # no matter here, where only headers are read: FitsFile rejects such a file
+                extension = b""
     return LeadingHeaders(primary=primary, extension=extension, size=size, problem=problem)
 
 
@@ -270,7 +270,9 @@ class FitsFile:
         start = leading_headers(self.path)
         if start.problem:
             raise ImageUnreadable(f"{self.path}: {start.problem}")
-        file: BinaryIO = self._resources.enter_context(Path(self.path).open("rb"))
+        file: BinaryIO = self._resources.enter_context(
+            Path(self.path).open("rb")  # noqa: SIM115 - closed by the stack, in __exit__
+        )
         if file.read(2) == _GZIP_MAGIC:
             file.seek(0)
             file = self._gunzipped(file)
@@ -323,9 +325,7 @@ class FitsFile:
             raise ImageUnreadable(f"{self.path}: truncated inside the header of HDU {count}")
         expected = header_value(self._hdus[0].header, "NEXTEND")
         if isinstance(expected, int) and count - 1 < expected:
-            raise ImageUnreadable(
-                f"{self.path}: truncated: {count - 1} extensions, NEXTEND says {expected}"
-            )
+            raise ImageUnreadable(f"{self.path}: truncated: {count - 1} extensions, NEXTEND says {expected}")
 
     def __len__(self) -> int:
         return len(self._hdus)
