@@ -1,0 +1,497 @@
+"""Results and points as astropy tables and files, and points read back from a table.
+
+What `points_table` writes, `read_points_table` reads: an exported curve can be fitted again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from astropy import units
+from astropy.io.ascii import InconsistentTableError
+from astropy.io.misc import yaml
+from astropy.table import Column, Table, vstack
+from numpy.typing import ArrayLike, NDArray
+
+from ptc_stream.errors import ConfigurationError
+from ptc_stream.export.curve import AmplifierCurve
+from ptc_stream.export.notation import NOT_KNOWN, with_error
+from ptc_stream.records import AmplifierFitResult, PtcFit
+
+__all__ = [
+    "TablePoints",
+    "display_table",
+    "fit_table",
+    "gains_yaml",
+    "points_table",
+    "read_points_table",
+    "write_ecsv",
+]
+
+FloatArray = NDArray[np.float64]
+
+_ADU = units.adu
+_ELECTRON = units.electron
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    dtype: str
+    unit: units.UnitBase | None
+    description: str
+    value: Callable[[PtcFit, AmplifierFitResult], object]
+
+
+def _number(name: str, unit: units.UnitBase | None, description: str) -> _Column:
+    return _Column(name, "f8", unit, description, lambda _, amplifier: getattr(amplifier, name))
+
+
+def _count(name: str, description: str) -> _Column:
+    return _Column(name, "i8", None, description, lambda _, amplifier: getattr(amplifier, name))
+
+
+_FIT_COLUMNS = (
+    _Column("detector", "U", None, "Name of the detector", lambda fit, _: fit.detector),
+    _Column("amplifier", "U", None, "Name of the amplifier", lambda _, amplifier: amplifier.name),
+    _Column("model", "U", None, "Fit model", lambda fit, _: fit.model),
+    _Column("status", "U", None, "OK, or why there is no full result", lambda _, amplifier: amplifier.status),
+    _number("gain", _ELECTRON / _ADU, "Gain"),
+    _number("gain_error", _ELECTRON / _ADU, "Standard error of the gain"),
+    _number("read_noise", _ELECTRON, "Read noise from the fit"),
+    _number("read_noise_error", _ELECTRON, "Standard error of the read noise"),
+    _Column(
+        "overscan_read_noise",
+        "f8",
+        _ELECTRON,
+        "Read noise of the overscan or bias frames",
+        lambda _, amplifier: (
+            math.nan if amplifier.overscan_read_noise is None else amplifier.overscan_read_noise
+        ),
+    ),
+    _number("a00", 1 / _ELECTRON, "Brighter-fatter coefficient a_00"),
+    _number("a00_error", 1 / _ELECTRON, "Standard error of a_00"),
+    _number("turnoff", _ADU, "Turnoff: middle of its interval, or the lower limit"),
+    _number("turnoff_error", _ADU, "Width of the turnoff interval / sqrt(12)"),
+    _Column(
+        "turnoff_is_lower_limit",
+        "?",
+        None,
+        "True: the run ends before a turnoff is certain",
+        lambda _, amplifier: amplifier.turnoff_is_lower_limit,
+    ),
+    _number("turnoff_last_used", _ADU, "Mean of the last used point, the convention of the batch codes"),
+    _number("chi2_per_dof", None, "Reduced chi-square without the floor"),
+    _count("dof", "Degrees of freedom"),
+    _number("floor", None, "Relative error added to C_00"),
+    _Column("pairs", "i8", None, "Pairs that the fit was offered", lambda fit, _: fit.pairs),
+    _count("pairs_used", "Pairs with a point in the fit"),
+    _count("points_used", "Points in the fit"),
+    _Column(
+        "points_not_used",
+        "U",
+        None,
+        "Points left out, by reason",
+        lambda _, amplifier: ", ".join(f"{unused.reason} {unused.count}" for unused in amplifier.unused),
+    ),
+    _Column(
+        "notes", "U", None, "What to know about this fit", lambda _, amplifier: ", ".join(amplifier.notes)
+    ),
+)
+
+
+def _column(
+    name: str, values: Sequence[object], dtype: str, unit: units.UnitBase | None, text: str
+) -> Column:
+    return Column(np.array(values, dtype=dtype), name=name, unit=unit, description=text)
+
+
+def fit_table(fits: Sequence[PtcFit], *, run: str) -> Table:
+    """List the results, one row per amplifier.
+
+    Parameters
+    ----------
+    fits
+        One fit per detector.
+    run
+        Name of the run, for the header of the table.
+
+    Returns
+    -------
+    astropy.table.Table
+        With units and a description for every column; NaN where a value was not determined. ``meta`` holds
+        the run, the instruments and the detectors whose history is incomplete.
+    """
+    rows = [(fit, amplifier) for fit in fits for amplifier in fit.amplifiers]
+    table = Table(
+        [
+            _column(spec.name, [spec.value(*row) for row in rows], spec.dtype, spec.unit, spec.description)
+            for spec in _FIT_COLUMNS
+        ]
+    )
+    table.meta["run"] = run
+    table.meta["instrument"] = ", ".join(sorted({fit.instrument for fit in fits}))
+    table.meta["history_incomplete"] = [fit.detector for fit in fits if fit.history_incomplete]
+    return table
+
+
+def display_table(fits: Sequence[PtcFit]) -> Table:
+    """List the results for the eye: text, values rounded to their errors.
+
+    Parameters
+    ----------
+    fits
+        One fit per detector.
+
+    Returns
+    -------
+    astropy.table.Table
+        One row of strings per amplifier, the units in the column names.
+    """
+    names = (
+        "detector",
+        "amplifier",
+        "status",
+        "gain [e-/ADU]",
+        "read noise [e-]",
+        "a00 [1e-6/e-]",
+        "turnoff [ADU]",
+        "chi2/dof",
+        "pairs",
+    )
+    rows = [
+        (
+            fit.detector,
+            amplifier.name,
+            amplifier.status,
+            with_error(amplifier.gain, amplifier.gain_error),
+            with_error(amplifier.read_noise, amplifier.read_noise_error),
+            with_error(amplifier.a00, amplifier.a00_error, scale=1e6),
+            _turnoff_text(amplifier),
+            f"{amplifier.chi2_per_dof:.3g}" if math.isfinite(amplifier.chi2_per_dof) else NOT_KNOWN,
+            f"{amplifier.pairs_used} of {fit.pairs}",
+        )
+        for fit in fits
+        for amplifier in fit.amplifiers
+    ]
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    return Table(
+        [Column(np.array(values, dtype="U"), name=name) for name, values in zip(names, columns, strict=True)]
+    )
+
+
+def _turnoff_text(amplifier: AmplifierFitResult) -> str:
+    if not math.isfinite(amplifier.turnoff):
+        return NOT_KNOWN
+    if amplifier.turnoff_is_lower_limit:
+        return f"> {amplifier.turnoff:.0f}"
+    return with_error(amplifier.turnoff, amplifier.turnoff_error)
+
+
+def points_table(fit: PtcFit, curve: AmplifierCurve, *, matrices: bool = False) -> Table:
+    """List the points of one amplifier, sorted by mean signal.
+
+    Parameters
+    ----------
+    fit
+        The fit that the points belong to.
+    curve
+        Its points.
+    matrices
+        Add the covariance matrices, and give ``pixel_count`` for every lag.
+
+    Returns
+    -------
+    astropy.table.Table
+        One row per point. With `matrices`, ``covariances`` and ``pixel_count`` have shape (N, R, R), first
+        index x lag; lags that a point does not reach hold NaN and 0.
+    """
+    points, pairs = curve.points, curve.pairs
+    size = len(points)
+    times = [(pair.first.exposure_time, pair.second.exposure_time) for pair in pairs]
+    columns = [
+        _column("detector", [fit.detector] * size, "U", None, "Name of the detector"),
+        _column("amplifier", [curve.amplifier] * size, "U", None, "Name of the amplifier"),
+        Column(curve.mean, name="mean", unit=_ADU, description="Mean signal, average of both exposures"),
+        Column(
+            curve.variance, name="variance", unit=_ADU**2, description="Half the variance of the difference"
+        ),
+        Column(curve.pixel_count, name="pixel_count", description="Pixels behind the variance"),
+        _column("mean_first", [p.mean_first for p in points], "f8", _ADU, "Mean of the first exposure"),
+        _column("mean_second", [p.mean_second for p in points], "f8", _ADU, "Mean of the second exposure"),
+        _column(
+            "exposure_time",
+            [math.nan if None in both else sum(t for t in both if t is not None) / 2 for both in times],
+            "f8",
+            units.s,
+            "Exposure time, average of both exposures",
+        ),
+        _column("exposure_first", [p.first.exposure for p in pairs], "U", None, "The earlier exposure"),
+        _column("exposure_second", [p.second.exposure for p in pairs], "U", None, "The later exposure"),
+        _column("used", curve.used.tolist(), "?", None, "True: the fit uses this point"),
+        _column("reason", curve.reasons, "U", None, "Why the fit does not use it"),
+        _column("flags", [" ".join(p.flags) for p in points], "U", None, "What is unusual about the point"),
+        _column("pair_id", [p.pair_id for p in pairs], "U", None, "Identity of the pair"),
+    ]
+    table = Table(columns)
+    if matrices:
+        lags = [(i, j) for i in range(curve.lags()) for j in range(curve.lags())]
+        shape = (size, curve.lags(), curve.lags())
+        cov = np.array([curve.covariance(i, j) for i, j in lags], dtype=np.float64).T.reshape(shape)
+        count = np.array([curve.lag_pixel_count(i, j) for i, j in lags], dtype=np.int64).T.reshape(shape)
+        table["pixel_count"] = Column(count, description="Pixel pairs behind each C_ij")
+        table["covariances"] = Column(cov, unit=_ADU**2, description="C_ij, first index lag along x (serial)")
+    table.meta.update(run=fit.run, instrument=fit.instrument, model=fit.model)
+    return table
+
+
+def write_ecsv(table: Table | Sequence[Table], path: str | Path) -> Path:
+    """Write a table, or several of the same columns below each other, as ECSV.
+
+    Parameters
+    ----------
+    table
+        What to write.
+    path
+        The file; missing directories are made, an older file is replaced.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ConfigurationError
+        It cannot be written there, or there is no table.
+    """
+    target = Path(path)
+    if not isinstance(table, Table):
+        if not table:
+            raise ConfigurationError(f"there is no table to write to {target}")
+        table = vstack(list(table), metadata_conflicts="silent")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        table.write(target, format="ascii.ecsv", overwrite=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {target}: {error.strerror or error}") from error
+    return target
+
+
+def gains_yaml(fits: Sequence[PtcFit], *, run: str) -> str:
+    """Write the gains as YAML: run, unit, then detector, amplifier and gain.
+
+    Parameters
+    ----------
+    fits
+        One fit per detector.
+    run
+        Name of the run.
+
+    Returns
+    -------
+    str
+        The document; null where there is no gain.
+    """
+
+    def by_amplifier(quantity: str) -> dict[str, dict[str, float | None]]:
+        return {
+            fit.detector: {
+                amplifier.name: _finite(getattr(amplifier, quantity)) for amplifier in fit.amplifiers
+            }
+            for fit in fits
+        }
+
+    document = {
+        "run": run,
+        "unit": "e-/ADU",
+        "gain": by_amplifier("gain"),
+        "gain_error": by_amplifier("gain_error"),
+    }
+    return str(yaml.dump(document, sort_keys=False))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TablePoints:
+    """The points of one amplifier as a table gave them, in the order of its rows.
+
+    Attributes
+    ----------
+    detector, amplifier
+        Where they are from; the detector is empty if the table does not say.
+    mean
+        Mean signal [ADU], shape (N,); NaN for an empty cell.
+    variance
+        Variance [ADU^2], shape (N,); NaN for an empty cell.
+    pixel_count
+        Pixels behind each variance [1], shape (N,); None if the table does not say.
+    covariances
+        C_ij [ADU^2], shape (N, R, R), first index x lag; None if the table has none.
+    lag_pixel_count
+        Pixel pairs behind each C_ij [1], shape (N, R, R); None if the table has none.
+    """
+
+    detector: str
+    amplifier: str
+    mean: FloatArray
+    variance: FloatArray
+    pixel_count: NDArray[np.int64] | None = None
+    covariances: FloatArray | None = None
+    lag_pixel_count: NDArray[np.int64] | None = None
+
+
+_NEEDED = ("amplifier", "mean", "variance")
+
+
+def read_points_table(path: str | Path) -> tuple[TablePoints, ...]:
+    """Read points to fit from an ECSV or CSV file.
+
+    Parameters
+    ----------
+    path
+        A file with the columns ``amplifier``, ``mean`` [ADU] and ``variance`` [ADU^2] and, if it has them,
+        ``detector``, ``pixel_count`` (a number, or one per lag) and ``covariances`` (R x R, first index x
+        lag; in plain CSV a JSON list). Other columns are passed over. Lines that begin with # are comments.
+
+    Returns
+    -------
+    tuple of TablePoints
+        One per detector and amplifier, in order of first appearance.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such file, it is no table, it has no rows, a column is missing (named), or a column
+        holds what is not a number, a matrix or in the right unit (named).
+    """
+    source = Path(path)
+    table = _read_table(source)
+    missing = [name for name in _NEEDED if name not in table.colnames]
+    if missing:
+        raise ConfigurationError(
+            f"{source}: no column {' and no column '.join(missing)}; "
+            f"the columns are: {', '.join(table.colnames)}"
+        )
+    if not len(table):
+        raise ConfigurationError(f"{source}: the table has no rows")
+    columns = _numeric_columns(source, table)
+    detectors = _names(table, "detector") if "detector" in table.colnames else [""] * len(table)
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row, key in enumerate(zip(detectors, _names(table, "amplifier"), strict=True)):
+        rows.setdefault(key, []).append(row)
+    return tuple(
+        TablePoints(
+            detector=detector,
+            amplifier=amplifier,
+            mean=columns.mean[own],
+            variance=columns.variance[own],
+            pixel_count=None if columns.pixel_count is None else columns.pixel_count[own],
+            covariances=None if columns.covariances is None else columns.covariances[own],
+            lag_pixel_count=None if columns.lag_pixel_count is None else columns.lag_pixel_count[own],
+        )
+        for (detector, amplifier), own in rows.items()
+    )
+
+
+def _read_table(source: Path) -> Table:
+    try:
+        text = source.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {source}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{source} is not a text file") from error
+    options: Mapping[str, str] = (
+        {"format": "ascii.ecsv"} if text.startswith("# %ECSV") else {"format": "ascii.csv", "comment": "#"}
+    )
+    if not text.strip():
+        raise ConfigurationError(f"{source} is empty")
+    try:
+        return Table.read(text.splitlines(), guess=False, **options)
+    except (InconsistentTableError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{source} is not a table: {' '.join(str(error).split())}") from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Columns:
+    mean: FloatArray
+    variance: FloatArray
+    pixel_count: NDArray[np.int64] | None
+    covariances: FloatArray | None
+    lag_pixel_count: NDArray[np.int64] | None
+
+
+def _numeric_columns(source: Path, table: Table) -> _Columns:
+    covariances = lag_counts = counts = None
+    if "covariances" in table.colnames:
+        covariances = _numbers(source, table["covariances"], _ADU**2, ndim=3)
+    if "pixel_count" in table.colnames:
+        ndim = 3 if _is_matrix(table["pixel_count"]) else 1
+        floats = _numbers(source, table["pixel_count"], None, ndim=ndim)
+        if not np.all(np.isfinite(floats) & (floats >= 0) & (floats == np.floor(floats))):
+            raise ConfigurationError(f"{source}: column pixel_count holds what is not a number of pixels")
+        counts = floats.astype(np.int64)
+        if ndim == 3:
+            lag_counts, counts = counts, counts[:, 0, 0]
+    if covariances is not None and lag_counts is not None and lag_counts.shape != covariances.shape:
+        raise ConfigurationError(
+            f"{source}: covariances reach {covariances.shape[1]} lags, pixel_count {lag_counts.shape[1]}"
+        )
+    return _Columns(
+        mean=_numbers(source, table["mean"], _ADU, ndim=1),
+        variance=_numbers(source, table["variance"], _ADU**2, ndim=1),
+        pixel_count=counts,
+        covariances=covariances,
+        lag_pixel_count=lag_counts,
+    )
+
+
+def _is_matrix(column: Column) -> bool:
+    return column.ndim == 3 or (column.dtype.kind in "UO" and str(column[0]).lstrip().startswith("["))
+
+
+def _names(table: Table, name: str) -> list[str]:
+    return [str(value) for value in table[name]]
+
+
+def _numbers(source: Path, column: Column, unit: units.UnitBase | None, *, ndim: int) -> FloatArray:
+    """Return a column as floats of shape (N,) or (N, R, R), in `unit`; an empty cell is NaN."""
+    try:
+        array = np.array([_cell(cell, ndim) for cell in column], dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{source}: column {column.name}: {error}") from error
+    if array.ndim != ndim or (ndim == 3 and (array.shape[1] != array.shape[2] or not array.shape[1])):
+        wanted = "a number" if ndim == 1 else "a square matrix, all of one size,"
+        raise ConfigurationError(f"{source}: column {column.name} needs {wanted} in every row")
+    return array * _factor(source, column, unit)
+
+
+def _cell(cell: object, ndim: int) -> ArrayLike:
+    if not isinstance(cell, str):
+        return np.asarray(np.ma.filled(np.ma.asarray(cell, dtype=np.float64), np.nan))
+    if ndim == 1:
+        return float(cell) if cell.strip() else math.nan
+    try:
+        return np.array(json.loads(cell), dtype=np.float64)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{cell[:40]!r} is no matrix in JSON") from error
+
+
+def _factor(source: Path, column: Column, unit: units.UnitBase | None) -> float:
+    """Return what turns the unit of `column` into `unit`; DN is another name of ADU."""
+    if column.unit is None or unit is None:
+        return 1.0
+    try:
+        return float(column.unit.to(unit, equivalencies=[(units.DN, _ADU), (units.DN**2, _ADU**2)]))
+    except units.UnitConversionError as error:
+        raise ConfigurationError(
+            f"{source}: column {column.name} is in {column.unit}, not in {unit}"
+        ) from error
