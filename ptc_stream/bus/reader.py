@@ -23,6 +23,8 @@ _BUSY_S = 5.0
 _PAGE_RECORDS = 500
 _PAGE_BYTES = 4_000_000
 
+_NO_PLACE_FOR_LOG = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -172,7 +174,7 @@ class SqliteReader:
                 # With a write-ahead log SQLite makes files beside the store. Where it may not (an archive, a
                 # read-only mount), the store alone is whole as long as there is no log with something in it.
                 state = self._state()
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or state[-1]:
+                if error.sqlite_errorcode & 0xFF not in _NO_PLACE_FOR_LOG or state[-1]:
                     raise
                 self._connection = self._connect("mode=ro&immutable=1")
                 self._frozen = state
