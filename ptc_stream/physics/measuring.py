@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from ptc_stream.physics.tiles import Tile
 
+_COARSE = 3.0  # ADU
+
 _T = TypeVar("_T", bound=np.generic)
 
 __all__ = [
@@ -424,7 +426,7 @@ def _signal_floor(
 
 
 def _gather(image: NDArray[_T], tiles: Sequence[Tile]) -> NDArray[_T]:
-    return np.concatenate([image[tile].ravel() for tile in tiles]) if tiles else image[:0, 0]
+    return np.concatenate([np.empty(0, image.dtype), *(image[tile].ravel() for tile in tiles)])
 
 
 def _mean(values: NDArray[np.float32]) -> float:
@@ -486,7 +488,9 @@ def _point(
         flags.add(PointFlag.TOO_FEW_PIXELS)
     if not (math.isfinite(mean) and math.isfinite(half_variance)):
         flags.add(PointFlag.NOT_FINITE)
-    if pixels and distance > config.gaussianity_factor / math.sqrt(pixels) + config.gaussianity_floor:
+    # Under so little scatter the steps of integers are no smooth curve, however many pixels there are.
+    judged = 2 * half_variance > _COARSE**2
+    if judged and distance > config.gaussianity_factor / math.sqrt(pixels) + config.gaussianity_floor:
         flags.add(PointFlag.NOT_GAUSSIAN)
 
     gain = math.nan

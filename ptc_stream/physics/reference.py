@@ -42,9 +42,7 @@ def fft_lag_sums(difference: NDArray[np.floating], weights: NDArray[np.bool_], m
     dy = np.arange(max_lag)[:, np.newaxis]
     dx = np.arange(-max_lag + 1, max_lag)[np.newaxis, :]
 
-    def correlated(
-        a: NDArray[np.complex128], b: NDArray[np.complex128]
-    ) -> NDArray[np.float64]:
+    def correlated(a: NDArray[np.complex128], b: NDArray[np.complex128]) -> NDArray[np.float64]:
         whole: NDArray[np.float64] = fft.irfft2(a.conj() * b, shape)
         return whole[dy, dx]
 
