@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.fft
 from numpy.typing import NDArray
 
 from ptc_stream.simulator import AmplifierTruth, Scenario, covariances_eq20, plan, truth_of
 from ptc_stream.simulator.frames import raw_frame
 
 LAGS = 10
-PAIRS = 40
+PAIRS = 30
 CLEAN: dict[str, Any] = {
     "seed": 11,
     "amplifiers": 1,
@@ -41,20 +42,19 @@ def _flats(scenario: Scenario) -> tuple[AmplifierTruth, list[NDArray[np.float64]
 
 def _pair_covariances(frames: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Half the covariances of the differences at lags (i, j) = (x, y), and their errors over C_00."""
-    sums, counts = np.zeros((LAGS, LAGS)), np.zeros((LAGS, LAGS))
+    rows, columns = frames[0].shape
+    # Padded by the longest lag, the circular products are those of real neighbours.
+    padded = (rows + LAGS, columns + LAGS)
+    power = np.zeros((padded[0], padded[1] // 2 + 1))
     for first, second in zip(frames[::2], frames[1::2], strict=True):
         difference = first - second
-        difference -= difference.mean()
-        rows, columns = difference.shape
-        for i in range(LAGS):
-            for j in range(LAGS):
-                here, there = difference[: rows - j, : columns - i], difference[j:, i:]
-                sums[i, j] += float(np.vdot(here, there))
-                counts[i, j] += here.size
-                if i and j:  # the same lag towards the other side
-                    here, there = difference[j:, : columns - i], difference[: rows - j, i:]
-                    sums[i, j] += float(np.vdot(here, there))
-                    counts[i, j] += here.size
+        power += np.abs(scipy.fft.rfft2(difference - difference.mean(), padded)) ** 2
+    products = scipy.fft.irfft2(power, padded)
+    lag = np.arange(LAGS)
+    counts = np.outer(columns - lag, rows - lag) * (len(frames) // 2)
+    sums = products[:LAGS, :LAGS].T.copy()
+    sums[1:, 1:] += products[-lag[1:], 1:LAGS].T  # the same lag towards the other side
+    counts[1:, 1:] *= 2
     errors = 1.0 / np.sqrt(counts)
     errors[0, 0] *= np.sqrt(2.0)
     return sums / counts / 2.0, errors
@@ -145,3 +145,28 @@ def test_the_truth_is_not_touched_by_what_is_done_with_it() -> None:
     before = dataclasses.replace(amplifier, noise_matrix=amplifier.noise_matrix.copy())
     _flats(scenario)
     assert np.array_equal(before.noise_matrix, amplifier.noise_matrix)
+
+
+@pytest.mark.parametrize("image_type", ["BIAS", "FLAT"])
+def test_rounding_to_integers_adds_nothing_even_to_little_noise(image_type: str) -> None:
+    # 0.8 ADU of read noise and 3 e-: rounding alone has 4 to 13 % of the variance.
+    scenario = Scenario(
+        **{**CLEAN, "biases_every": 1, "levels": 40, "pairs_per_level": 1, "lamp_rate": 1.0, "prnu": 0.0},
+        lowest_level=3.0,
+        highest_level=3.1,
+        gain_range=(1.5, 1.5),
+        read_noise_range=(1.2, 1.2),
+        shape=(256, 256),
+    )
+    amplifier = truth_of(scenario).detectors["R22_S11"]["C10"]
+    frames = [
+        raw_frame(scenario, exposure, amplifier).astype(np.float64)
+        for exposure in plan(scenario)
+        if exposure.image_type == image_type
+    ]
+    pairs = list(zip(frames[::2], frames[1::2], strict=True))
+    variance = float(np.mean([np.var(first - second) / 2 for first, second in pairs]))
+    error = np.sqrt(2 / (len(pairs) * frames[0].size))
+    expected = amplifier.covariances(0.0 if image_type == "BIAS" else 3.05 / amplifier.gain)[0, 0]
+    assert variance == pytest.approx(expected, rel=5 * error)
+    assert 5 * error < 0.3 / 12 / expected  # a third of the rounding would be seen
