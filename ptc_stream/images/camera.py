@@ -201,6 +201,8 @@ class _Parser:
             raise self._error(f"[overscan] method = {method!r}; one of {', '.join(OVERSCAN_METHODS)}")
         readout = self._table(table, "readout")
         self._known(readout, _BOXES, "[readout] ")
+        for key in _BOXES:
+            self._box(readout, key, "[readout] ")
         shape = self._shape(table)
         entries = table.get("amplifier", [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

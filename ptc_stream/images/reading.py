@@ -76,22 +76,24 @@ _STORAGE_ERRNOS = frozenset(
     }
 )
 
-# Warnings of astropy that are dealt with otherwise; every other one reaches the user.
+# Warnings of astropy that are dealt with otherwise; every one not named here reaches the user.
 _SETTLED_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
-    # FitsFile compares sizes itself and raises ImageUnreadable.
+    # FitsFile compares sizes, and looks at what follows the last HDU, itself.
     ("File may have been truncated", AstropyUserWarning),
     ("Error validating header for HDU", VerifyWarning),
-    # Real cameras write these; `header_value` repairs or skips the card.
-    ("The following header keyword is invalid", VerifyWarning),
-    ("Invalid keyword", VerifyWarning),
+    ("Unexpected extra padding at the end of the file", AstropyUserWarning),
+    # Real cameras write these; `parse_header` and `header_value` mend them or do without.
+    ("Found a SIMPLE card but its format doesn't respect the FITS Standard", VerifyWarning),
     ("Header block contains null bytes", AstropyUserWarning),
-    ("Missing padding to header block", AstropyUserWarning),
-    ("non-ASCII characters are present", AstropyUserWarning),
-    ("Verification reported errors", VerifyWarning),
-    ("Card .* is not FITS standard|Card .* was fixed|Unfixable error|Fixed ", VerifyWarning),
-    ("Note: astropy.io.fits uses zero-based indexing", VerifyWarning),
+    ("Missing padding to end of the FITS block", AstropyUserWarning),
     ("Unexpected bytes trailing END keyword", AstropyUserWarning),
+    ("non-ASCII characters are present", AstropyUserWarning),
+    ("The following header keyword is invalid", VerifyWarning),
+    ("Verification reported errors", VerifyWarning),
+    ("Card .* is not FITS standard|Card .*: |Note: astropy.io.fits uses zero-based", VerifyWarning),
 )
+# An HDU that astropy would only leave out: an amplifier must not vanish without a word.
+_FATAL_WARNING = "An exception occurred matching an HDU header to the appropriate HDU type"
 
 
 @contextlib.contextmanager
@@ -100,6 +102,7 @@ def _settled_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         for message, category in _SETTLED_WARNINGS:
             warnings.filterwarnings("ignore", message=message, category=category)
+        warnings.filterwarnings("error", message=_FATAL_WARNING)
         yield
 
 
@@ -309,6 +312,8 @@ class FitsFile:
         end = 0
         count = len(self._hdus)
         for index, hdu in enumerate(self._hdus):
+            if index and "XTENSION" not in hdu.header:
+                raise ImageUnreadable(f"{self.path}: what follows HDU {index - 1} is no HDU: damaged")
             info = hdu.fileinfo()
             end = info["datLoc"] + info["datSpan"]
             # Some writers leave the last block short; that is told from a cut only if nothing can follow.
@@ -319,10 +324,11 @@ class FitsFile:
                     f"{self._size} bytes, at least {end} expected"
                 )
         file.seek(end)
-        rest = file.read(8)
-        # Other bytes after the last HDU are "special records", which the standard allows.
-        if rest and b"XTENSION".startswith(rest):
-            raise ImageUnreadable(f"{self.path}: truncated inside the header of HDU {count}")
+        rest = file.read(_BLOCK).strip(b"\0")  # padding beyond the last block does no harm
+        if rest:
+            cut = b"XTENSION".startswith(rest[:8])
+            what = f"truncated inside the header of HDU {count}" if cut else "damaged"
+            raise ImageUnreadable(f"{self.path}: what follows HDU {count - 1} is no HDU: {what}")
         expected = header_value(self._hdus[0].header, "NEXTEND")
         if isinstance(expected, int) and count - 1 < expected:
             raise ImageUnreadable(f"{self.path}: truncated: {count - 1} extensions, NEXTEND says {expected}")
