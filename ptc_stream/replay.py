@@ -24,7 +24,13 @@ from ptc_stream.errors import ConfigurationError, MeasurementError
 from ptc_stream.ingest.announcing import STAGE as INGEST
 from ptc_stream.records import ExposureArrived, PairCovariances, Rejected
 
-__all__ = ["RecordedMeasurements", "feed_recording", "recorded_configs"]
+__all__ = [
+    "RecordedMeasurements",
+    "RecordedReject",
+    "feed_recording",
+    "measuring_digest_of",
+    "recorded_configs",
+]
 
 _BATCH = 200
 

@@ -114,16 +114,18 @@ class Store:
 
     def pairs(self, run: tuple[str, str]) -> list[FlatPair]:
         """Every pair of `run` that nothing supersedes."""
-        return _live([pair for pair in self._scan(FlatPair) if pair.group[:2] == run])
+        pairs = [pair for pair in self._scan(FlatPair) if pair.group[:2] == run]
+        superseded = {pair_id for pair in pairs for pair_id in pair.supersedes}
+        return [pair for pair in pairs if pair.pair_id not in superseded]
 
     def covariances(self, run: tuple[str, str], detector: str | None = None) -> list[PairCovariances]:
-        """Every measured pair of `run` that no measured pair supersedes, by detector and pair id."""
+        """Every measured pair of `run`, by detector in the order of the log, superseded ones too."""
         prefix = join_key(*run, *(() if detector is None else (detector,))) + "|"
-        found = [
-            decode(record.value, PairCovariances)
-            for record in self._reader.latest(self._topics.name(PairCovariances.topic), key_prefix=prefix)
+        return [
+            decode(bus_record.value, PairCovariances)
+            for bus_record in self._reader.scan(self._topics.name(PairCovariances.topic))
+            if bus_record.key.startswith(prefix)
         ]
-        return _live(found)
 
     def models(self, run: tuple[str, str]) -> list[str]:
         """Models that the detectors of `run` were fitted with, the one fitted last at the end."""
@@ -135,17 +137,10 @@ class Store:
 
     def fits(self, run: tuple[str, str], model: str | None = None) -> list[PtcFit]:
         """Newest fit of every detector of `run` with `model` (default: the model fitted last)."""
-        models = self.models(run)
-        if not models:
-            return []
-        if model is not None and model not in models:
-            raise ConfigurationError(
-                f"{self.path} holds no {model} fit of run {run[1]} (there are: {', '.join(models)}): "
-                f"make it with `ptc-stream run ... --model {model}`"
-            )
-        wanted = model or models[-1]
+        if model is None:
+            model = (self.models(run) or [""])[-1]
         fits = (decode(record.value, PtcFit) for record in self._latest_fits(run))
-        return [fit for fit in fits if fit.model == wanted]
+        return [fit for fit in fits if fit.model == model]
 
     def history(self, group: GroupKey, model: str) -> list[PtcFit]:
         """Every fit of one detector, oldest first: how the curve grew."""
@@ -155,7 +150,11 @@ class Store:
         """Return fits and points of one run, ready to print and plot."""
         chosen = self.one_run(run)
         return RunResult(
-            run=chosen[1], fits=tuple(self.fits(chosen, model)), pairs=tuple(self.covariances(chosen))
+            chosen[1],
+            self.fits(chosen, model),
+            self.covariances(chosen),
+            unpaired=len(self.waiting(chosen)),
+            rejected=len(self.rejected()),
         )
 
     def waiting(self, run: tuple[str, str]) -> list[ExposureArrived]:
@@ -209,11 +208,3 @@ class Store:
                 yield decode(bus_record.value, record_type)
             except DecodeError:
                 continue  # it stands in ptc.rejected, with its reason
-
-
-PairT = TypeVar("PairT", FlatPair, PairCovariances)
-
-
-def _live(pairs: list[PairT]) -> list[PairT]:
-    superseded = {pair_id for pair in pairs for pair_id in pair.supersedes}
-    return [pair for pair in pairs if pair.pair_id not in superseded]

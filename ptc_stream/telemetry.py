@@ -50,6 +50,7 @@ CATALOGUE = (
     Metric("ptc_turnoff_adu", Gauge, _AMPLIFIER, "Turnoff of the newest fit [ADU]."),
 )
 
+
 class Telemetry:
     """Fills the catalogue from what a pipeline does: an `Observer` of its runners."""
 

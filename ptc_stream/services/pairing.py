@@ -23,5 +23,5 @@ def pairing_stage(config: PairingConfig, *, measuring_digest: str, offload: Offl
         config=canonical_json({"pairing": config, "measuring_digest": measuring_digest}),
         on_change=OnChange.REFUSE,
         offload=offload,
-        waiting=PairingBuffer.waiting_count,
+        waiting=lambda core: len(core.waiting()),
     )

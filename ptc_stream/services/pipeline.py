@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Coroutine, Sequence
+from typing import Any, Self
 
 from ptc_stream.bus.api import Bus, Topics
 from ptc_stream.services.runner import Observer, PartitionRunner, RunnerConfig, Stage
@@ -85,11 +85,7 @@ class Pipeline:
         PtcStreamError
             Whatever stopped a stage.
         """
-        await self._or_failure(self._drain())
-
-    async def stopped(self) -> None:
-        """Return when the loops have ended by themselves or by `stop`; raise what stopped one of them."""
-        await self._or_failure(asyncio.Event().wait())
+        await self.alongside(self._drain())
 
     async def _drain(self) -> None:
         for stage in self._stages:
@@ -97,24 +93,24 @@ class Pipeline:
             for partition, runner in enumerate(self._runners[stage.name]):
                 await runner.reached(await self._bus.end(topic, partition))
 
-    async def _or_failure(self, awaitable: object) -> None:
-        """Wait for `awaitable`, for the first loop that fails, or for all loops to end."""
-        waiting = asyncio.ensure_future(awaitable)  # type: ignore[arg-type]  # a coroutine of either kind
-        loops = asyncio.gather(*self._tasks)
+    async def alongside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await `work` while the loops run; it is cancelled when they end first, by `stop` or by failure.
+
+        Raises
+        ------
+        PtcStreamError
+            Whatever stopped a stage, or `work` itself.
+        """
+        waiting = asyncio.ensure_future(work)
+        loops = asyncio.ensure_future(asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION))
         try:
             await asyncio.wait({waiting, loops}, return_when=asyncio.FIRST_COMPLETED)
+            for task in self._tasks:
+                if task.done():
+                    task.result()
             if waiting.done():
                 waiting.result()
-            if loops.done():
-                loops.result()
         finally:
-            waiting.cancel()
-            if not loops.done():
-                # gather would cancel the loops with itself; they end by stop(), never by cancellation
-                loops.add_done_callback(_consume)
-            await asyncio.gather(waiting, return_exceptions=True)
-
-
-def _consume(future: asyncio.Future[list[None]]) -> None:
-    if not future.cancelled():
-        future.exception()
+            for future in (waiting, loops):
+                future.cancel()
+            await asyncio.gather(waiting, loops, return_exceptions=True)

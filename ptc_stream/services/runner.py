@@ -102,7 +102,7 @@ class Stage:
     on_change: OnChange
     offload: Offload
     functions: Mapping[type[Any], Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
-    waiting: Callable[[Core[Any]], int] | None = None
+    waiting: Callable[[Any], int] | None = None
 
 
 class Observer(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -9,20 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ptc_stream.bus.api import Topics
-from ptc_stream.bus.sqlite import SqliteBus
+from ptc_stream.bus.sqlite import MEMORY, SqliteBus
 from ptc_stream.config import Settings
+from ptc_stream.core.matching import PairingConfig
+from ptc_stream.core.watching import WatchingConfig
 from ptc_stream.offload import InlineOffload, ProcessOffload, ThreadOffload
+from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.records import GroupKey
 from ptc_stream.services.fitting import fitting_stage
 from ptc_stream.services.measuring import MeasuringSettings, measuring_stage
 from ptc_stream.services.pairing import pairing_stage
 from ptc_stream.services.pipeline import Pipeline
-from ptc_stream.services.runner import Observer, Stage
+from ptc_stream.services.runner import Observer, RunnerConfig, Stage
 from ptc_stream.services.watching import watching_stage
 
-__all__ = ["Observers", "open_store", "run_pipeline"]
+__all__ = ["Observers", "open_store", "run_pipeline", "run_stages"]
 
-_MEASURING_MEMORY_BYTES = 4_000_000_000  # two frames of the largest CCDs (10k x 10k, float32) with their masks
+_MEASURING_MEMORY_BYTES = (
+    4_000_000_000  # two frames of the largest CCDs (10k x 10k, float32) with their masks
+)
 
 
 class Observers:
@@ -58,11 +64,13 @@ class Observers:
 
 
 @contextlib.asynccontextmanager
-async def open_store(path: str | os.PathLike[str], *, purpose: str) -> AsyncIterator[SqliteBus]:
+async def open_store(
+    path: str | os.PathLike[str], *, purpose: str, partitions: int | None = None
+) -> AsyncIterator[SqliteBus]:
     """Open the store at `path` (making it and its directory if need be) and close it again."""
-    if str(path) != ":memory:":
-        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-    bus = await SqliteBus.open(path, purpose=purpose)
+    if str(path) != MEMORY:
+        await asyncio.to_thread(Path(path).parent.mkdir, parents=True, exist_ok=True)
+    bus = await SqliteBus.open(path, purpose=purpose, partitions=partitions)
     try:
         yield bus
     finally:
@@ -77,9 +85,8 @@ async def run_pipeline(
     *,
     workers: int,
     observer: Observer,
-    measuring_override: Stage | None = None,
 ) -> AsyncIterator[Pipeline]:
-    """Start every stage on `bus`; on leaving, drain and stop them.
+    """Start the stages that read pixels, fit and watch; on leaving, drain and stop them.
 
     Parameters
     ----------
@@ -91,32 +98,49 @@ async def run_pipeline(
         Processes that measure.
     observer
         Who is told.
-    measuring_override
-        A measuring stage to use instead of the one that reads pixels (replay).
     """
-    inline = InlineOffload()
-    threads = ThreadOffload(1)
-    processes = None
-    stage = measuring_override
-    if stage is None:
-        processes = ProcessOffload(
-            workers,
-            deadline_s=settings.runner.job_deadline_s,
-            memory_limit_bytes=_MEASURING_MEMORY_BYTES,
-        )
-        stage = measuring_stage(measuring, offload=processes)
-    stages = [
-        pairing_stage(settings.pairing, measuring_digest=measuring.digest, offload=inline),
-        stage,
-        fitting_stage(settings.fitting, offload=threads),
-        watching_stage(settings.watching, offload=inline),
-    ]
+    processes = ProcessOffload(
+        workers, deadline_s=settings.runner.job_deadline_s, memory_limit_bytes=_MEASURING_MEMORY_BYTES
+    )
     try:
-        async with Pipeline(
-            bus, Topics(), stages, config=settings.runner, observer=observer
+        async with run_stages(
+            bus,
+            pairing=settings.pairing,
+            measuring_digest=measuring.digest,
+            measuring=measuring_stage(measuring, offload=processes),
+            fitting=[settings.fitting],
+            watching=settings.watching,
+            runner=settings.runner,
+            observer=observer,
         ) as pipeline:
             yield pipeline
     finally:
+        await processes.close()
+
+
+@contextlib.asynccontextmanager
+async def run_stages(
+    bus: SqliteBus,
+    *,
+    pairing: PairingConfig,
+    measuring_digest: str,
+    measuring: Stage,
+    fitting: Sequence[FitConfig],
+    watching: WatchingConfig,
+    runner: RunnerConfig,
+    observer: Observer,
+) -> AsyncIterator[Pipeline]:
+    """Start all stages around the given measuring stage; one fitting stage per entry of `fitting`."""
+    inline = InlineOffload()
+    threads = ThreadOffload(1)
+    stages = [
+        pairing_stage(pairing, measuring_digest=measuring_digest, offload=inline),
+        measuring,
+        *(fitting_stage(config, offload=threads) for config in fitting),
+        watching_stage(watching, offload=inline),
+    ]
+    try:
+        async with Pipeline(bus, Topics(), stages, config=runner, observer=observer) as pipeline:
+            yield pipeline
+    finally:
         await threads.close()
-        if processes is not None:
-            await processes.close()

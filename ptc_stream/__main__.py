@@ -1,0 +1,5 @@
+"""``python -m ptc_stream``."""
+
+from ptc_stream.cli import main
+
+main()

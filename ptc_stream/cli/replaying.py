@@ -1,0 +1,272 @@
+"""``ptc-stream replay``: a recorded store through the same code into a new one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ptc_stream.bus.api import Topics
+from ptc_stream.bus.reader import SqliteReader
+from ptc_stream.cli.display import LiveView
+from ptc_stream.cli.lifetime import draining_on_signals
+from ptc_stream.cli.options import (
+    VariadicCommand,
+    config_options,
+    default_workers,
+    fit_options,
+    json_option,
+    measuring_options,
+    settings_from,
+    store_argument,
+)
+from ptc_stream.cli.processing import report
+from ptc_stream.config import Settings, make_section
+from ptc_stream.core.measuring import MeasurePair, PairMeasurer
+from ptc_stream.errors import ConfigurationError
+from ptc_stream.offload import ProcessOffload, ThreadOffload
+from ptc_stream.physics.fitting import FitConfig
+from ptc_stream.records import FlatPair
+from ptc_stream.replay import RecordedMeasurements, feed_recording, measuring_digest_of, recorded_configs
+from ptc_stream.services.measuring import MeasuringSettings, measuring_stage
+from ptc_stream.services.runner import OnChange, Stage
+from ptc_stream.services.session import open_store, run_stages
+
+__all__ = ["replay_command"]
+
+_MEASURING = "measuring"
+_FITTING = "fitting."
+
+
+@click.command("replay", cls=VariadicCommand)
+@store_argument
+@click.option(
+    "--into",
+    "target",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="STORE2",
+    help="New store. A replay that was interrupted goes on where it was.",
+)
+@click.option(
+    "--speed",
+    default="max",
+    show_default=True,
+    metavar="X|max",
+    help="Recorded time over replay time: 1 as it was, 20 twenty times as fast, max without waiting.",
+)
+@click.option(
+    "--from",
+    "start",
+    type=click.Choice(["recorded", "exposures"]),
+    default="recorded",
+    show_default=True,
+    help="recorded: take the measurements from STORE; exposures: measure the pixels again.",
+)
+@click.option(
+    "--move",
+    "moves",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="With --from exposures: images whose path began with OLD are now below NEW. Repeatable.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Measuring processes (--from exposures)."
+)
+@click.option("--camera", metavar="FILE", help="Camera description (--from exposures).")
+@fit_options
+@measuring_options
+@config_options
+@json_option
+def replay_command(
+    store: Path,
+    *,
+    target: Path,
+    speed: str,
+    start: str,
+    moves: tuple[str, ...],
+    workers: int | None,
+    camera: str | None,
+    model: str | None,
+    bias: tuple[Path, ...],
+    dark: tuple[Path, ...],
+    mask: Path | None,
+    tiles: bool,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Feed the exposures recorded in STORE through the same code into a new store.
+
+    \b
+    ptc-stream replay run1.sqlite --into again.sqlite              the same values, byte for byte
+    ptc-stream replay run1.sqlite --into poly.sqlite --model POLYNOMIAL
+    ptc-stream replay run1.sqlite --into live.sqlite --speed 20    for dashboards and rehearsals
+    ptc-stream replay run1.sqlite --into remeasured.sqlite --from exposures --set measuring.max_lag=6
+
+    Settings are those of the recording unless an option, --config or --set says otherwise.
+    """
+    settings = settings_from(
+        config_file=config_file,
+        assignments=assignments,
+        bias=bias,
+        dark=dark,
+        mask=mask,
+        tiles=tiles,
+        model=model,
+    )
+    if store.absolute() == target.absolute():
+        raise ConfigurationError("--into must name another store than the recording")
+    factor = _speed(speed)
+    remeasure = None
+    if start == "exposures":
+        remeasure = MeasuringSettings.from_settings(
+            settings, camera=camera, uri_map=[_move(m) for m in moves]
+        )
+    else:
+        _refuse_measuring_options(settings, camera=camera, moves=moves)
+    interrupted, models = asyncio.run(
+        _replay(
+            store,
+            target,
+            settings,
+            speed=factor,
+            remeasure=remeasure,
+            workers=workers or default_workers(),
+            quiet=as_json,
+        )
+    )
+    for shown in models:
+        report(
+            target,
+            target.absolute().parent / f"{target.stem}-results",
+            model=shown,
+            runs=None,
+            as_json=as_json,
+            plots=False,
+        )
+    if interrupted:
+        raise click.Abort
+
+
+async def _replay(
+    store: Path,
+    target: Path,
+    settings: Settings,
+    *,
+    speed: float | None,
+    remeasure: MeasuringSettings | None,
+    workers: int,
+    quiet: bool,
+) -> tuple[bool, list[str]]:
+    topics = Topics()
+    with SqliteReader(store) as reader, LiveView(quiet=quiet) as view:
+        configs = recorded_configs(reader)
+        fits = _fit_configs(configs, settings)
+        if remeasure is None:
+            recording = RecordedMeasurements(store, topics)
+            offload: ThreadOffload | ProcessOffload = ThreadOffload(1)
+            measuring = Stage(
+                name=_MEASURING,
+                input_type=FlatPair,
+                make_core=lambda _group: PairMeasurer(),
+                config=configs.get(_MEASURING, "{}"),
+                on_change=OnChange.REFUSE,
+                offload=offload,
+                functions={MeasurePair: recording},
+            )
+            digest = measuring_digest_of(configs["pairing"])
+        else:
+            offload = ProcessOffload(workers, deadline_s=settings.runner.job_deadline_s)
+            measuring = measuring_stage(remeasure, offload=offload)
+            digest = remeasure.digest
+        async with open_store(
+            target, purpose=f"ptc-stream replay --into {target}", partitions=reader.partitions
+        ) as bus:
+            try:
+                async with run_stages(
+                    bus,
+                    pairing=_merged("pairing", json.loads(configs["pairing"])["pairing"], settings),
+                    measuring_digest=digest,
+                    measuring=measuring,
+                    fitting=fits,
+                    watching=_merged(
+                        "watching", json.loads(configs.get("watching", "{}")).get("watching", {}), settings
+                    ),
+                    runner=settings.runner,
+                    observer=view,
+                ) as pipeline:
+                    with draining_on_signals(pipeline) as interrupted:
+
+                        async def feed() -> None:
+                            await feed_recording(reader, bus, topics, speed=speed, stop=interrupted.event)
+
+                        await pipeline.alongside(feed())
+                        if not interrupted:
+                            await pipeline.drained()
+                        return bool(interrupted), [config.model.value for config in fits]
+            finally:
+                await offload.close()
+
+
+def _fit_configs(configs: dict[str, str], settings: Settings) -> list[FitConfig]:
+    """Return the settings of the recorded fits, or of the one model that the options name."""
+    recorded: dict[str, dict[str, Any]] = {
+        stage.removeprefix(_FITTING): json.loads(config)["fitting"]
+        for stage, config in configs.items()
+        if stage.startswith(_FITTING)
+    }
+    if "fitting.model" in settings.origins:
+        wanted = settings.fitting.model.value
+        base: dict[str, Any] = recorded.get(wanted) or next(iter(recorded.values()), {})
+        recorded = {wanted: base}
+    if not recorded:
+        return [settings.fitting]
+    return [_merged("fitting", values, settings) for values in recorded.values()]
+
+
+def _merged(section: str, recorded: dict[str, Any], settings: Settings) -> Any:
+    """Put what a file, the environment or an option has set over the recorded values of a section."""
+    values = dict(recorded)
+    for line in settings.lines():
+        if line.name.startswith(f"{section}.") and line.origin != "default":
+            values[line.name.removeprefix(f"{section}.")] = line.value
+    return make_section(section, values, settings.origins)
+
+
+def _refuse_measuring_options(settings: Settings, *, camera: str | None, moves: Sequence[str]) -> None:
+    """Raise for a measuring option without ``--from exposures``: it would have no effect."""
+    named = [
+        origin
+        for name, origin in settings.origins.items()
+        if name.startswith(("measuring.", "reduction.", "headers."))
+    ]
+    named += ["--camera"] if camera else []
+    named += ["--move"] if moves else []
+    if named:
+        raise ConfigurationError(
+            f"{named[0]} has no effect on recorded measurements: add --from exposures to measure again"
+        )
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not speed > 0 or speed == float("inf"):
+        raise ConfigurationError(f"--speed {text}: expected a number above 0, or max")
+    return speed
+
+
+def _move(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals or not old:
+        raise ConfigurationError(f"--move {text}: expected OLD=NEW, the beginnings of the paths")
+    return old, new
