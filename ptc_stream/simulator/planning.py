@@ -61,7 +61,8 @@ class PlannedExposure:
     revision
         Of its content: 2 in a file that replaces a superseded one.
     written_after
-        Number of exposures that have begun when the file appears: its own sequence number, or a later one.
+        Number of exposures that were taken when the file appears: its own sequence number, or a later one;
+        one more than there are, after the end of the run.
     """
 
     exposure: str
@@ -141,7 +142,7 @@ def _acquisition(scenario: Scenario) -> list[PlannedExposure]:
     day = f"{now - dt.timedelta(hours=12):%Y%m%d}"  # LSST's night ends at noon UTC
     exposures = []
     for number, step in enumerate(steps, start=1):
-        lamp = 1.0 + scenario.lamp_drift * number / len(steps)
+        lamp = 1.0 + scenario.lamp_drift * (number - 1) / max(len(steps) - 1, 1)
         lamp += scenario.lamp_scatter * generator.standard_normal()
         rate = scenario.lamp_rate * scenario.filter_transmission[step.wheel] * lamp
         exposures.append(

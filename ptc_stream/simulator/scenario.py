@@ -20,6 +20,7 @@ PixelType: TypeAlias = Literal["int32", "uint16", "float32"]
 SaturationName: TypeAlias = Literal["drop", "upturn", "dip"]
 Fraction: TypeAlias = Annotated[float, Interval(ge=0.0, le=1.0)]
 
+_HEADER_TEXT = re.compile(r"[!-~](?:[ -~]{0,38}[!-~])?")
 _DETECTOR_NAME = re.compile(r"R[0-9A-Za-z]+_S[0-9A-Za-z]+")
 # Below this read noise [ADU] rounding to integers is no longer white noise of variance 1/12.
 _LEAST_NOISE = 0.75
@@ -134,11 +135,11 @@ class Scenario:
     lamp_rate: Annotated[float, Gt(0.0)] = dataclasses.field(
         default=5000.0, metadata={"unit": "e-/s", "meaning": "Light of the lamp per pixel."}
     )
-    lamp_drift: float = dataclasses.field(
+    lamp_drift: Annotated[float, Interval(ge=-0.5, le=1.0)] = dataclasses.field(
         default=0.01,
         metadata={"unit": "", "meaning": "Relative change of the lamp from the first to the last exposure."},
     )
-    lamp_scatter: Fraction = dataclasses.field(
+    lamp_scatter: Annotated[float, Interval(ge=0.0, le=0.1)] = dataclasses.field(
         default=0.002,
         metadata={"unit": "", "meaning": "Relative scatter of the lamp between exposures, rms."},
     )
@@ -243,10 +244,19 @@ class Scenario:
                 f"{self.levels} levels from {self.lowest_level:g} to {self.highest_level:g} e- do not differ "
                 "by 0.1 ms of exposure time: fewer levels, or a weaker lamp_rate"
             )
+        if not self.level_times[0] > 0.0:
+            raise ConfigurationError(
+                "the faintest level is shorter than 0.1 ms: raise it, or lower lamp_rate"
+            )
         if len(self.filters) != len(self.filter_transmission):
             raise ConfigurationError("filters and filter_transmission must be equally many")
         if len(set(self.detectors)) < len(self.detectors):
             raise ConfigurationError("a detector is named twice")
+        for text in (self.instrument, self.run, *self.filters):
+            if not _HEADER_TEXT.fullmatch(text):
+                raise ConfigurationError(
+                    f"{text!r} does not fit a FITS header: 1 to 40 printable ASCII characters"
+                )
         for detector in self.detectors:
             if not _DETECTOR_NAME.fullmatch(detector):
                 raise ConfigurationError(f"detector {detector!r} is not a raft and a slot, such as R22_S11")
@@ -271,9 +281,11 @@ class Scenario:
                 f"no such amplifiers: {', '.join(unknown)}; they are named like {min(known)}"
             )
         try:
-            dt.datetime.fromisoformat(self.start)
+            start = dt.datetime.fromisoformat(self.start)
         except ValueError as error:
             raise ConfigurationError(f"start is not a time: {error}") from error
+        if start.tzinfo is not None:
+            raise ConfigurationError("start is UTC and must name no other time zone")
 
     @property
     def amplifier_names(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def truth_of(scenario: Scenario) -> Truth:
         instrument=scenario.instrument,
         run=scenario.run,
         seed=scenario.seed,
-        detectors={detector: draw_amplifiers(scenario, detector) for detector in scenario.detectors},
+        detectors={detector: dict(draw_amplifiers(scenario, detector)) for detector in scenario.detectors},
     )
 
 

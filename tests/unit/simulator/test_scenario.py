@@ -50,6 +50,11 @@ def test_the_default_kernel_is_asymmetric_and_falls_off() -> None:
         ({"dead_amplifiers": ("R22_S11/C20",)}, "no such amplifiers: R22_S11/C20"),
         ({"nan_amplifiers": ("R22_S11/C07",), "amplifiers": 8}, "no such amplifiers"),
         ({"start": "yesterday"}, "start is not a time"),
+        ({"start": "2025-03-01T20:00:00+01:00"}, "UTC"),
+        ({"lowest_level": 0.2, "levels": 2}, "shorter than 0.1 ms"),
+        ({"run": "Läufe"}, "does not fit a FITS header"),
+        ({"filters": ("",)}, "does not fit a FITS header"),
+        ({"instrument": "x" * 41}, "does not fit a FITS header"),
     ],
 )
 def test_contradictions_are_refused(settings: dict[str, Any], message: str) -> None:
