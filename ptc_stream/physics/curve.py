@@ -31,18 +31,20 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST_CURVE_POINTS", "Candidates", "Curve", "find_curve"]
 
-# Three parameters and one degree of freedom, without which nothing tells how well the points follow the curve.
+# Three parameters and one degree of freedom: without it nothing tells how well the points follow the curve.
 LEAST_CURVE_POINTS = 4
 _REWEIGHTINGS = 3
-# Rounds of "fit, judge all points again". Runs settle in one or two; points on the edge may alternate for ever.
+# Rounds of "fit, judge all points again". Runs settle in one or two; points on the edge may alternate.
 _SELECTION_ROUNDS = 5
 _TURNOFF_ROUNDS = 4
 
 # Where the points alone do not give the gain to this, they cannot tell the curvature from the slope either.
-# Larger: a00 comes from the distance between the points and an origin that was never measured (one LED pair in
-# tiles: points from 6k to 19k ADU give the gain to 5 %, and 24 % differ between two taps). Smaller: ordinary
-# runs of five points lose their a00.
+# Larger: a00 comes from the distance between the points and an origin that was never measured (one LED pair
+# in tiles, points from 6k to 19k ADU, gives the gain to 5 %). Smaller: ordinary runs of five points lose
+# their a00.
 _LEAST_SPAN = 0.02
+# Unless they bend visibly: a straight line that is off by more than this (rms) is no fit to anything.
+_VISIBLE_BEND = 0.02
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,8 +59,10 @@ class Candidates:
         (N,) sampling variance of `variance` over its square, 2 / n_pix.
     typical_variance
         Median of `relative_variance`.
+    eligible
+        (N,) False for points that help to find the turnoff and are never fitted.
     saturated
-        (N,) these help to find the turnoff and are never fitted.
+        (N,) known to be above the turnoff, whatever their variance.
     noise, noise_weight
         C_00 at zero signal as measured on overscan or bias [ADU^2], NaN if unknown; 1 / its variance.
     """
@@ -67,6 +71,7 @@ class Candidates:
     variance: NDArray[np.float64]
     relative_variance: NDArray[np.float64]
     typical_variance: float
+    eligible: NDArray[np.bool_]
     saturated: NDArray[np.bool_]
     noise: float
     noise_weight: float
@@ -124,7 +129,7 @@ def find_curve(
     Parameters
     ----------
     candidates
-        At least `LEAST_CURVE_POINTS` of them not saturated.
+        At least `LEAST_CURVE_POINTS` of them eligible.
     least_points
         Smallest number of used points to fit.
     turnoff_fraction
@@ -142,8 +147,8 @@ def find_curve(
         Not converged, with NaN, where fewer than `least_points` remain.
     """
     robust, scatter, turnoff, used = _first_selection(candidates, turnoff_fraction, outlier_sigma)
-    below = ~candidates.saturated & (np.arange(candidates.mean.size) < turnoff.first_bad)
-    anchored, curved = _what_is_told(candidates, used, robust, scatter)
+    below = candidates.eligible & (np.arange(candidates.mean.size) < turnoff.first_bad)
+    anchored, curved = _what_is_told(candidates, used, scatter)
     if not curved:
         robust = np.array([candidates.noise, _straight_slope(candidates, used), 0.0])
     settled = False
@@ -165,7 +170,15 @@ def find_curve(
             measured_weights=measured_weights,
             with_floor=True,
         )
-        used = below & _near(candidates, fitted, parameters, covariance, floor, dof, outlier_sigma)
+        used = below & _near(
+            candidates,
+            fitted,
+            parameters=parameters,
+            covariance=covariance,
+            floor=floor,
+            dof=dof,
+            outlier_sigma=outlier_sigma,
+        )
         settled = bool(np.array_equal(used, fitted))
         if settled:
             break
@@ -201,7 +214,7 @@ def _first_selection(
     candidates: Candidates, turnoff_fraction: float, outlier_sigma: float
 ) -> tuple[NDArray[np.float64], float, Turnoff, NDArray[np.bool_]]:
     """Find curve, scatter, turnoff and used points when any of the points may be wrong."""
-    eligible = np.flatnonzero(~candidates.saturated)
+    eligible = np.flatnonzero(candidates.eligible)
     mean = candidates.mean[eligible]
     variance = candidates.variance[eligible]
     relative_variance = candidates.relative_variance[eligible]
@@ -219,24 +232,22 @@ def _first_selection(
         if below == last:
             break
         last = below
-    used = ~candidates.saturated & (np.arange(candidates.mean.size) < turnoff.first_bad)
+    used = candidates.eligible & (np.arange(candidates.mean.size) < turnoff.first_bad)
     dof = max(int(np.count_nonzero(used)) - 3, 1)
     limit = tail_quantile(outlier_sigma, dof, _floor_share(candidates, scatter))
     return robust, scatter, turnoff, used & (np.abs(residual) <= limit * error)
 
 
-def _what_is_told(
-    candidates: Candidates, used: NDArray[np.bool_], robust: NDArray[np.float64], scatter: float
-) -> tuple[bool, bool]:
+def _what_is_told(candidates: Candidates, used: NDArray[np.bool_], scatter: float) -> tuple[bool, bool]:
     """Decide from the errors of a free fit whether to hold p0 at the measured noise, and kappa at 0.
 
-    The measured noise is not used where the points tell p0 themselves: noise on the overscan and noise at zero
-    signal differ by some per cent in real cameras, far more than their errors, and the comparison of the two is
-    something that users look at.
+    The measured noise is not used where the points tell p0 themselves: noise on the overscan and noise at
+    zero signal differ by some per cent in real cameras, far more than their errors, and comparing the two
+    is something that users want to do.
     """
     if not np.isfinite(candidates.noise) or np.count_nonzero(used) < 2:
         return False, True
-    # At kappa = 0, by the ratio of all points: a curve through points that span little may be bent in any way.
+    # At kappa = 0: a curve through points that span little may be bent in any way.
     slope = _straight_slope(candidates, used)
     if not slope > 0.0:
         return True, False
@@ -246,8 +257,13 @@ def _what_is_told(
     _, covariance, regular = solve_curve(mean, curve_values(straight, mean), weight, straight, 0.0, 0.0, True)
     if not regular:
         return True, False
-    anchored = covariance[0, 0] > candidates.noise**2
-    return bool(anchored), not (anchored and covariance[1, 1] > (_LEAST_SPAN * slope) ** 2)
+    anchored = bool(covariance[0, 0] > candidates.noise**2)
+    if not anchored or covariance[1, 1] <= (_LEAST_SPAN * slope) ** 2:
+        return anchored, True
+    relative_variance = candidates.relative_variance[used]
+    bend = candidates.variance[used] / curve_values(straight, mean) - 1.0
+    by_chance = float(np.mean(relative_variance)) * (1.0 + 3.0 * np.sqrt(2.0 / mean.size))
+    return True, bool(np.mean(bend**2) > _VISIBLE_BEND**2 + by_chance)
 
 
 def _straight_slope(candidates: Candidates, used: NDArray[np.bool_]) -> float:
@@ -293,6 +309,7 @@ def _reweighted_fit(
 def _near(
     candidates: Candidates,
     fitted: NDArray[np.bool_],
+    *,
     parameters: NDArray[np.float64],
     covariance: NDArray[np.float64],
     floor: float,

@@ -2,12 +2,10 @@
 
 ::
 
-    points ──judge──▶ candidates ──robust curve──▶ turnoff ──▶ used points ──3 reweightings──▶ curve ──▶ model
-              │                                      │              ▲   │
-              └─────────── reasons ◀─────────────────┴── outliers ──┴───┘
+    points ──judge each──▶ candidates ──find the curve──▶ used points, turnoff ──▶ model ──▶ result
 
-Selection, turnoff and weights always come from EXPAPPROXIMATION (Eq. 16 of Astier et al. 2019), whatever model
-is asked for; the other models are then fitted to the same points with the same weights.
+Selection, turnoff and weights always come from EXPAPPROXIMATION (Eq. 16 of Astier et al. 2019), whatever
+model is asked for; the other models are then fitted to the same points with the same weights.
 
 The result is a function of the set of points: they are sorted by their values, every fit begins from the data
 and not from a previous one, and no amplifier sees another.
@@ -27,9 +25,16 @@ from annotated_types import Ge, Gt, Interval
 
 from ptc_stream.physics.curve import LEAST_CURVE_POINTS, Candidates, Curve, find_curve
 from ptc_stream.physics.models import FitModel
-from ptc_stream.physics.selection import UnusedReason, code_of, is_dead, judge_points, reasons_of
-from ptc_stream.physics.solver import curve_values, solve_linear
-from ptc_stream.physics.weights import error_scale, point_weights, solve_floor
+from ptc_stream.physics.selection import (
+    ABSURD,
+    VANISHING,
+    UnusedReason,
+    code_of,
+    is_dead,
+    judge_points,
+    reasons_of,
+)
+from ptc_stream.physics.solutions import Solution, solve_expapproximation, solve_polynomial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +50,6 @@ __all__ = [
     "fit_amplifier",
     "fit_detector",
 ]
-
-# What is known about the a00 of a sensor that was not measured [1/e-]: CCDs have -5e-6 to 0.
-_A00_UNKNOWN = 3e-6
 
 # Beyond these the numbers are not those of a sensor: a00 twenty times stronger than the strongest known, ...
 _LARGEST_A00 = 1e-4
@@ -97,14 +99,11 @@ class FitNote(StrEnum):
     """p0 was held at the measured read noise (also where the status says something else)."""
 
     A00_UNKNOWN = "A00_UNKNOWN"
-    """The points span too little signal to tell a00: a straight line was fitted. The gain is the one at the signal
-    of the points, larger than the true one by about -a00 g mu; its error allows for |a00| of 3e-6."""
+    """The points span too little signal to tell a00: a straight line was fitted. The gain is the one at the
+    signal of the points, larger than the true one by about -a00 g mu; its error allows for |a00| of 3e-6."""
 
     GAIN_APPROXIMATE = "GAIN_APPROXIMATE"
     """Without a zero level an unknown offset B remains in the signal."""
-
-    READ_NOISE_UNKNOWN = "READ_NOISE_UNKNOWN"
-    """The points do not tell the read noise and none was measured."""
 
     SELECTION_UNSETTLED = "SELECTION_UNSETTLED"
     """Points at the edge of being outliers alternate; the last selection was taken."""
@@ -130,7 +129,7 @@ class FitConfig:
         default="model",
         metadata={
             "unit": "",
-            "meaning": "variance that weights are made with; `measured` repeats the field's batch code (biased)",
+            "meaning": "variance behind the weights; `measured` is the (biased) way of the batch code",
         },
     )
     floor: bool = dataclasses.field(
@@ -250,24 +249,6 @@ class AmplifierFit:
     reasons: tuple[UnusedReason | None, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Solution:
-    """A model at its minimum. The gain is 1 / p1, the noise p0 / p1^2, whatever the model."""
-
-    parameters: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    names: tuple[str, ...]
-    gain: float
-    gain_error: float
-    noise_variance: float
-    noise_variance_error: float
-    a00: float
-    a00_error: float
-    chi2: float
-    dof: int
-    floor: float
-
-
 def fit_detector(points: Sequence[FitPoints], config: FitConfig) -> list[AmplifierFit]:
     """Fit every amplifier of a detector, each by itself.
 
@@ -304,7 +285,14 @@ def fit_amplifier(points: FitPoints, config: FitConfig) -> AmplifierFit:
     mean = np.ascontiguousarray(points.mean, dtype=np.float64)
     variance = np.ascontiguousarray(points.variance, dtype=np.float64)
     pixel_count = np.ascontiguousarray(points.pixel_count, dtype=np.int64)
-    codes = judge_points(mean, variance, pixel_count, points.flags, config.min_mean, config.max_mean)
+    codes = judge_points(
+        mean,
+        variance,
+        pixel_count,
+        points.flags,
+        min_mean=config.min_mean,
+        max_mean=config.max_mean,
+    )
     order, candidates = _candidates(points, mean, variance, pixel_count, codes)
     least = LEAST_CURVE_POINTS
     if config.model is FitModel.POLYNOMIAL:
@@ -322,7 +310,7 @@ def fit_amplifier(points: FitPoints, config: FitConfig) -> AmplifierFit:
         with_floor=config.floor,
     )
     above = np.arange(order.size) >= curve.turnoff.first_bad
-    unused = ~candidates.saturated & ~curve.used
+    unused = candidates.eligible & ~curve.used
     codes[order[unused]] = np.where(
         above, code_of(UnusedReason.ABOVE_TURNOFF), code_of(UnusedReason.OUTLIER)
     )[unused]
@@ -330,14 +318,16 @@ def fit_amplifier(points: FitPoints, config: FitConfig) -> AmplifierFit:
         enough = np.count_nonzero(curve.used) >= least
         status = FitStatus.NOT_CONVERGED if enough else FitStatus.NOT_ENOUGH_PAIRS
         return _without_numbers(config, status, codes, curve)
-    solution: _Solution | None
-    if config.model is FitModel.POLYNOMIAL and curve.curved:
-        solution = _polynomial(candidates, curve, config)
+    if not curve.parameters[1] > 0.0:
+        return _without_numbers(config, FitStatus.UNPHYSICAL, codes, curve)
+    solution: Solution | None
+    if config.model is FitModel.POLYNOMIAL:
+        solution = solve_polynomial(candidates, curve, config)
     else:
-        solution = _expapproximation(candidates, curve, config)
+        solution = solve_expapproximation(candidates, curve, config)
     if solution is None:
         return _without_numbers(config, FitStatus.NOT_CONVERGED, codes, curve)
-    return _with_numbers(points, config, curve, candidates, solution, codes)
+    return _with_numbers(points, config, candidates, curve, solution, codes=codes)
 
 
 def _candidates(
@@ -348,140 +338,40 @@ def _candidates(
     codes: NDArray[np.int8],
 ) -> tuple[NDArray[np.int64], Candidates]:
     """Sort what may lie on the curve by signal; return also where each candidate came from."""
-    # Saturated points and those without variance say where the curve has ended.
-    ending = (codes == code_of(UnusedReason.SATURATED)) | (codes == code_of(UnusedReason.NO_VARIANCE))
-    index = np.flatnonzero((codes == 0) | ending)
+    # These say where the curve has ended: near saturation pixels are no longer Gaussian, at last all alike.
+    saturated = codes == code_of(UnusedReason.SATURATED)
+    ending = (codes == code_of(UnusedReason.NO_VARIANCE)) | (codes == code_of(UnusedReason.NOT_GAUSSIAN))
+    index = np.flatnonzero((codes == 0) | ending | saturated)
     # By value alone, so that the order in which points came leaves no trace, not even in the last bit.
     order = index[np.lexsort((pixel_count[index], variance[index], mean[index]))]
     noise = weight = math.nan
-    if points.zero_level and points.read_noise is not None and math.isfinite(points.read_noise):
-        noise = points.read_noise**2
-        error = points.read_noise_error or 0.0
-        # Its own error, at least 0.1 %: an infinite weight would swallow the others in the sums.
-        sigma = max(2.0 * points.read_noise * error if math.isfinite(error) else 0.0, 1e-3 * noise, 1e-12)
-        weight = 1.0 / sigma**2
+    known = points.read_noise if points.zero_level and points.read_noise is not None else math.nan
+    if VANISHING < known < math.sqrt(ABSURD):
+        noise = known**2
+        error = points.read_noise_error if points.read_noise_error is not None else 0.0
+        error = min(error, known) if error > 0.0 else 0.0  # NaN is no knowledge either
+        # At least 0.1 % of the noise: an infinite weight would swallow the others in the sums.
+        weight = 1.0 / max(2.0 * known * error, 1e-3 * noise) ** 2
     relative_variance = 2.0 / pixel_count[order]  # var(C_00) = 2 C_00^2 / n_pix for Gaussian pixels
     return order, Candidates(
         mean=mean[order],
         variance=variance[order],
         relative_variance=relative_variance,
         typical_variance=float(np.median(relative_variance)) if index.size else math.nan,
-        saturated=ending[order],
+        eligible=codes[order] == 0,
+        saturated=saturated[order],
         noise=noise,
         noise_weight=weight,
     )
 
 
-def _expapproximation(candidates: Candidates, curve: Curve, config: FitConfig) -> _Solution:
-    """Turn the curve of Eq. 16 into (a00, g, n): p1 = 1 / g, kappa = 2 a00 g, p0 = n / g^2."""
-    p0, p1, kappa = (float(value) for value in curve.parameters)
-    gain = 1.0 / p1
-    covariance = _curve_covariance(candidates, curve, config)
-    inner = np.array(
-        [
-            [0.0, 0.5 * kappa, 0.5 * p1],
-            [0.0, -(gain**2), 0.0],
-            [gain**2, -2.0 * p0 * gain**3, 0.0],
-        ]
-    )
-    covariance = inner @ covariance @ inner.T
-    errors = np.sqrt(np.diag(covariance))
-    parameters = np.array([0.5 * kappa * p1, gain, p0 * gain**2])
-    mean = candidates.mean[curve.used]
-    return _Solution(
-        parameters=parameters,
-        covariance=covariance,
-        names=("a00", "gain", "noise_variance"),
-        gain=gain,
-        gain_error=float(errors[1]),
-        noise_variance=float(parameters[2]),
-        noise_variance_error=float(errors[2]),
-        a00=float(parameters[0]),
-        a00_error=float(errors[0]),
-        chi2=_chi2(candidates, curve, curve_values(curve.parameters, mean)),
-        dof=curve.dof,
-        floor=curve.floor,
-    )
-
-
-def _polynomial(candidates: Candidates, curve: Curve, config: FitConfig) -> _Solution | None:
-    """Fit a polynomial to the points, and with the weights, of the curve."""
-    degree = config.polynomial_degree
-    mean, variance = candidates.mean[curve.used], candidates.variance[curve.used]
-    relative_variance = candidates.relative_variance[curve.used]
-    reference = variance if config.weights == "measured" else curve_values(curve.parameters, mean)
-    anchor = candidates.noise if curve.anchored else 0.0
-    anchor_weight = candidates.noise_weight if curve.anchored else 0.0
-    # In units of the largest signal, where the powers are comparable.
-    scale = float(np.max(mean))
-    units = scale ** np.arange(degree + 1.0)
-    design = np.vander(mean / scale, degree + 1, increasing=True)
-    dof = mean.size - (degree + 1) + (1 if curve.anchored else 0)
-    floor = curve.floor
-    for _ in range(2):  # the second time with the floor that the polynomial's own residuals ask for
-        weight = point_weights(reference, relative_variance, floor)
-        scaled, covariance, regular = solve_linear(design, variance, weight, anchor, anchor_weight)
-        if not regular:
-            return None
-        if config.floor:
-            floor = solve_floor((variance - design @ scaled) / reference, relative_variance, dof)
-    parameters = scaled / units
-    covariance = covariance / np.outer(units, units) * _scale(candidates, floor, dof, config) ** 2
-    p0, p1 = float(parameters[0]), float(parameters[1])
-    noise_gradient = np.array([1.0 / p1**2, -2.0 * p0 / p1**3])
-    # Eq. 16 begins with n / g^2 + mu / g + a00 mu^2 + (2/3) a00^2 g mu^3.
-    return _Solution(
-        parameters=parameters,
-        covariance=covariance,
-        names=tuple(f"p{k}" for k in range(degree + 1)),
-        gain=1.0 / p1,
-        gain_error=math.sqrt(covariance[1, 1]) / p1**2,
-        noise_variance=p0 / p1**2,
-        noise_variance_error=math.sqrt(noise_gradient @ covariance[:2, :2] @ noise_gradient),
-        a00=float(parameters[2]),
-        a00_error=math.sqrt(covariance[2, 2]),
-        chi2=_chi2(candidates, curve, design @ scaled),
-        dof=dof,
-        floor=floor,
-    )
-
-
-def _curve_covariance(candidates: Candidates, curve: Curve, config: FitConfig) -> NDArray[np.float64]:
-    """Return the covariance of (p0, p1, kappa), with what few points and an unknown a00 add to it."""
-    relative_variance = candidates.relative_variance[curve.used]
-    covariance = curve.covariance * _scale(candidates, curve.floor, curve.dof, config) ** 2
-    if curve.curved:
-        return covariance
-    # A straight line through a curve. How p1 answers to a kappa that is not 0: the curve changes by
-    # p1 mu^2 kappa / 2 (Eq. 16), the slope takes it up, with p0 held.
-    mean = candidates.mean[curve.used]
-    weight = point_weights(curve_values(curve.parameters, mean), relative_variance, curve.floor)
-    p1 = float(curve.parameters[1])
-    slope = -0.5 * p1 * float(np.sum(weight * mean**3) / np.sum(weight * mean**2))
-    answer = np.array([0.0, slope, 1.0])
-    return covariance + np.outer(answer, answer) * (2.0 * _A00_UNKNOWN / p1) ** 2
-
-
-def _scale(candidates: Candidates, floor: float, dof: int, config: FitConfig) -> float:
-    if not config.floor:
-        return 1.0
-    return error_scale(dof, floor**2 / (floor**2 + candidates.typical_variance))
-
-
-def _chi2(candidates: Candidates, curve: Curve, model: NDArray[np.float64]) -> float:
-    """Sum the squared residuals in units of the sampling errors alone."""
-    residual = (candidates.variance[curve.used] - model) / curve_values(
-        curve.parameters, candidates.mean[curve.used]
-    )
-    return float(np.sum(residual**2 / candidates.relative_variance[curve.used]))
-
-
 def _with_numbers(
     points: FitPoints,
     config: FitConfig,
-    curve: Curve,
     candidates: Candidates,
-    solution: _Solution,
+    curve: Curve,
+    solution: Solution,
+    *,
     codes: NDArray[np.int8],
 ) -> AmplifierFit:
     """Judge the numbers and put them together."""
@@ -526,7 +416,7 @@ def _with_numbers(
     )
 
 
-def _judge(points: FitPoints, curve: Curve, solution: _Solution) -> FitStatus:
+def _judge(points: FitPoints, curve: Curve, solution: Solution) -> FitStatus:
     if (
         not solution.gain > 0.0
         or abs(solution.a00) > _LARGEST_A00

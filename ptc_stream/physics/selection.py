@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["UnusedReason", "code_of", "is_dead", "judge_points", "reasons_of"]
+__all__ = ["ABSURD", "VANISHING", "UnusedReason", "code_of", "is_dead", "judge_points", "reasons_of"]
 
 # Signals and variances beyond this are no camera's; squared in a sum they would swallow the others.
-_ABSURD = 1e15
+ABSURD = 1e15
 # And below this they are zero: dividing by them would overflow.
-_VANISHING = 1e-9
+VANISHING = 1e-9
 
-# An amplifier is dead when its variance grows by less than this share of itself over the whole run. A live one
-# with so little signal has no gain to be measured either.
+# An amplifier is dead when its variance grows by less than this share of itself over the whole run. A live
+# one with so little signal has no gain to be measured either.
 _LEAST_GROWTH = 0.05
 
 
@@ -91,6 +91,7 @@ def judge_points(
     variance: NDArray[np.float64],
     pixel_count: NDArray[np.int64],
     flags: Sequence[frozenset[str]],
+    *,
     min_mean: float,
     max_mean: float,
 ) -> NDArray[np.int8]:
@@ -114,14 +115,14 @@ def judge_points(
     # The later judgement overrides the earlier one.
     codes[mean > max_mean] = _CODES[UnusedReason.ABOVE_MAX]
     codes[mean < min_mean] = _CODES[UnusedReason.BELOW_MIN]
-    codes[variance < _VANISHING] = _CODES[UnusedReason.NO_VARIANCE]
+    codes[variance < VANISHING] = _CODES[UnusedReason.NO_VARIANCE]
     for i in [i for i, found in enumerate(flags) if found]:
         flag = next((flag for flag in _FLAGS if flag in flags[i]), None)
         if flag is not None:
             codes[i] = _CODES[flag]
-    codes[mean < _VANISHING] = _CODES[UnusedReason.NO_SIGNAL]
+    codes[mean < VANISHING] = _CODES[UnusedReason.NO_SIGNAL]
     codes[pixel_count < 2] = _CODES[UnusedReason.TOO_FEW_PIXELS]
-    finite = (np.abs(mean) < _ABSURD) & (np.abs(variance) < _ABSURD)  # False for NaN as well
+    finite = (np.abs(mean) < ABSURD) & (np.abs(variance) < ABSURD)  # False for NaN as well
     codes[~finite] = _CODES[UnusedReason.NOT_FINITE]
     return codes
 
@@ -161,14 +162,15 @@ def is_dead(
         return silent >= min_points and 4 * silent >= 3 * codes.size
     order = np.argsort(mean[good], kind="stable")
     means, variances = mean[good][order], variance[good][order]
-    # The middle third counts as well as the top: above the turnoff the variance of a live one may fall to nothing.
+    # The middle third counts as well: above the turnoff the variance of a live one may fall to nothing.
     third = max(1, number // 3)
     bottom = _median(variances[:third])
     highest = max(_median(variances[third:-third]), _median(variances[-third:]))
     if highest - noise < _LEAST_GROWTH * noise:  # False where the noise is not known
         return True
     spans = means[-third] > 1.5 * means[third - 1]
-    return bool(spans and highest - bottom < _LEAST_GROWTH * bottom)
+    # Neither does it fall: that is a live one of which most points so far are above the turnoff.
+    return bool(spans and abs(highest - bottom) < _LEAST_GROWTH * bottom)
 
 
 def _median(values: NDArray[np.float64]) -> float:

@@ -33,7 +33,6 @@ __all__ = [
     "curve_values",
     "robust_curve",
     "solve_curve",
-    "solve_linear",
     "start_curve",
 ]
 
@@ -172,7 +171,7 @@ def curve_residuals(
 
 @njit
 def _invert(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
-    """Invert a symmetric positive matrix by Cholesky, scaled to a unit diagonal; False where it is singular."""
+    """Invert a symmetric positive matrix (Cholesky, unit diagonal); False where it is singular."""
     size = matrix.shape[0]
     inverse = np.zeros((size, size))
     scale = np.empty(size)
@@ -212,7 +211,7 @@ def _invert(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
 
 
 @njit
-def _fill(
+def _fill(  # noqa: PLR0917 - numba kernels take positional arguments
     normal: NDArray[np.float64],
     right: NDArray[np.float64],
     n00: float,
@@ -238,7 +237,7 @@ def _fill(
 
 
 @njit
-def _accumulate(
+def _accumulate(  # noqa: PLR0917 - numba kernels take positional arguments
     q: NDArray[np.float64],
     t: NDArray[np.float64],
     y: NDArray[np.float64],
@@ -278,7 +277,7 @@ def _hold_straight(normal: NDArray[np.float64], right: NDArray[np.float64]) -> N
 
 
 @njit
-def solve_curve(
+def solve_curve(  # noqa: PLR0917 - numba kernels take positional arguments
     mean: NDArray[np.float64],
     variance: NDArray[np.float64],
     weight: NDArray[np.float64],
@@ -394,71 +393,7 @@ def solve_curve(
 
 
 @njit
-def solve_linear(
-    design: NDArray[np.float64],
-    variance: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    anchor: float,
-    anchor_weight: float,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-    """Minimise chi2 of a model that is linear in its parameters.
-
-    Parameters
-    ----------
-    design
-        (N, K) derivatives of the model with respect to its parameters.
-    variance, weight
-        (N,) as for `solve_curve`.
-    anchor, anchor_weight
-        One more measurement, of the first parameter.
-
-    Returns
-    -------
-    parameters : NDArray
-        (K,).
-    covariance : NDArray
-        (K, K).
-    regular : bool
-        False when the parameters are degenerate.
-    """
-    size = design.shape[1]
-    normal = np.zeros((size, size))
-    right = np.zeros(size)
-    parameters = np.zeros(size)
-    for i in range(variance.size):
-        for j in range(size):
-            wd = weight[i] * design[i, j]
-            right[j] += wd * variance[i]
-            for k in range(j + 1):
-                normal[j, k] += wd * design[i, k]
-    normal[0, 0] += anchor_weight
-    right[0] += anchor_weight * anchor
-    for j in range(size):
-        for k in range(j):
-            normal[k, j] = normal[j, k]
-    covariance, regular = _invert(normal)
-    if not regular:
-        return parameters, covariance, False
-    for i in range(size):
-        for j in range(size):
-            parameters[i] += covariance[i, j] * right[j]
-    # One step of refinement: the residuals of the first solution carry what the normal equations rounded off.
-    right[:] = 0.0
-    for i in range(variance.size):
-        d = variance[i]
-        for k in range(size):
-            d -= design[i, k] * parameters[k]
-        for j in range(size):
-            right[j] += weight[i] * design[i, j] * d
-    right[0] += anchor_weight * (anchor - parameters[0])
-    for i in range(size):
-        for j in range(size):
-            parameters[i] += covariance[i, j] * right[j]
-    return parameters, covariance, True
-
-
-@njit
-def _reweighted_steps(
+def _reweighted_steps(  # noqa: PLR0917 - numba kernels take positional arguments
     q: NDArray[np.float64],
     t: NDArray[np.float64],
     y: NDArray[np.float64],

@@ -1,9 +1,9 @@
 """Where a curve leaves its model for good: an interval, never a single point.
 
-Real curves above saturation drop sharply, or fall and turn up again; below it they may dip and recover, and any
-point can be wild. So no single point decides. Each point gives evidence for "off the model" or "on the model";
-what one point can say is bounded; the turnoff is the cut for which the evidence of all points above it is
-largest. A dip is outvoted by as many good points above it, the crossing of an upturn is not.
+Real curves above saturation drop sharply, or fall and turn up again; below it they may dip and recover, and
+any point can be wild. So no single point decides. Each point gives evidence for "off the model" or "on the
+model"; what one point can say is bounded; the turnoff is the cut for which the evidence of all points above
+it is largest. A dip is outvoted by as many good points above it, the crossing of an upturn is not.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Turnoff", "find_turnoff"]
 
-# Distances from the model are measured in units of the error of the point, but never finer than this part of
-# the turnoff fraction. Smaller: systematic deviations of 1 % in good data would exhaust the bound below.
+# The error of a point never counts as smaller than this part of the turnoff fraction. Smaller: systematic
+# deviations of 1 % in good data have their full say.
 _SOFTNESS = 0.4
-# No point is farther away than this; then one point has at most half the square, 12.5, to say.
-_BOUND = 5.0
+# What one point can say at most: the evidence of a point on the model with the smallest error.
+_BOUND = 2.0 / _SOFTNESS**2
+# Sigma by which a point must be above the limit to be off.
+_FAR_ABOVE = 3.0
 # Evidence needed: more than one point can give, so that it takes two or more.
 _LEAST_EVIDENCE = 15.0
 # Cuts whose evidence is within this of the best are possible too: 95 % for a likelihood ratio.
-_EVIDENCE_RANGE = 2.0
+_EVIDENCE_RANGE = 3.0
 # Below this many points there is no curve to leave.
 _LEAST_POINTS = 3
 
@@ -76,7 +78,8 @@ def find_turnoff(
     saturated
         (N,) True for points known to be saturated, whatever their variance.
     fraction
-        A point is off the model when its variance is this fraction below it, or twice as much above.
+        A point is off the model when its variance is more than this fraction below it, or clearly more than
+        twice as much above.
 
     Returns
     -------
@@ -88,37 +91,37 @@ def find_turnoff(
         return Turnoff(
             value=math.nan, error=math.nan, is_lower_limit=True, low=math.nan, high=math.nan, first_bad=0
         )
-    scale = np.sqrt(error * error + (_SOFTNESS * fraction) ** 2)
-    from_good = np.minimum(np.abs(residual) / scale, _BOUND)
-    # Equally far from "on the model" and from "off it" is a point at -fraction or at +2 fraction.
-    from_low = np.maximum(residual + 2.0 * fraction, 0.0)
-    from_high = np.maximum(4.0 * fraction - residual, 0.0)
-    from_bad = np.minimum(np.minimum(from_low, from_high) / scale, _BOUND)
-    evidence = 0.5 * (from_good * from_good - from_bad * from_bad)
-    evidence[saturated] = 0.5 * _BOUND * _BOUND
+    variance = error * error + (_SOFTNESS * fraction) ** 2
+    # Log of the likelihood ratio of "2 fractions below the model" to "on it"; undecided at -fraction.
+    # Linear in the residual, so that noise in many poor points averages out by itself.
+    evidence = -2.0 * fraction * (residual + fraction) / variance
+    evidence = np.minimum(np.maximum(evidence, -_BOUND), _BOUND)
+    # What is far above the model is not on it either, as in an upturn. This side is decided point by point.
+    evidence[residual - 2.0 * fraction > _FAR_ABOVE * error] = _BOUND
+    evidence[saturated] = _BOUND
 
-    above = np.zeros(count + 1)
-    above[:count] = np.cumsum(evidence[::-1])[::-1]
-    best = float(np.max(above))
-    bad = (residual < -fraction) | (residual > 2.0 * fraction) | saturated
-    cuts = np.flatnonzero(above >= best - _EVIDENCE_RANGE)
-    first, last = int(cuts[0]), int(cuts[-1])
-    if best < _LEAST_EVIDENCE or first < _LEAST_POINTS or last > count - 2:
-        # One or two bad points at the end may be wild ones: the last good one is a limit in either case.
-        ending = count
-        while ending > max(count - 2, 1) and bad[ending - 1]:
-            ending -= 1
-        first_bad = min(first, count) if best >= _LEAST_EVIDENCE and first >= _LEAST_POINTS else count
-        low = float(mean[min(first_bad, ending) - 1])
+    above = np.cumsum(evidence[::-1])[::-1]
+    # A curve ends with two bad points in succession: a wild point, then a good one is no end.
+    off = evidence > 0.0
+    ends = np.flatnonzero(off[:-1] & off[1:])
+    ends = ends[ends >= _LEAST_POINTS]
+    best = float(np.max(above[ends])) if ends.size else 0.0
+    if best >= _LEAST_EVIDENCE:
+        possible = ends[above[ends] >= best - _EVIDENCE_RANGE]
+        first, last = int(possible[0]), int(possible[-1])
+        low, high = float(mean[first - 1]), float(mean[last])
         return Turnoff(
-            value=low, error=math.nan, is_lower_limit=True, low=low, high=math.nan, first_bad=first_bad
+            value=0.5 * (low + high),
+            error=(high - low) / math.sqrt(12.0),
+            is_lower_limit=False,
+            low=low,
+            high=high,
+            first_bad=first,
         )
-    low, high = float(mean[first - 1]), float(mean[last])
-    return Turnoff(
-        value=0.5 * (low + high),
-        error=(high - low) / math.sqrt(12.0),
-        is_lower_limit=False,
-        low=low,
-        high=high,
-        first_bad=first,
-    )
+    # One or two bad points at the end may be wild ones: the last good one is a limit in either case.
+    bad = off[-2:].tolist()
+    ending = count - 1
+    while len(bad) > 0 and bad.pop() and ending > 0:
+        ending -= 1
+    low = float(mean[ending])
+    return Turnoff(value=low, error=math.nan, is_lower_limit=True, low=low, high=math.nan, first_bad=count)

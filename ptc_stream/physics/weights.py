@@ -1,8 +1,8 @@
 """Errors of points and of parameters: weights, the floor, and honest errors from few points.
 
-A measured C_00 has the relative sampling variance 2 / n_pix; lamp drift and non-linearity add the floor phi in
-quadrature. Weights are made with the variance of the MODEL. With the measured one, points that came out low
-get more weight, which biases the gain by +4 / n_pix, and one tenfold low point wrecks a fit.
+A measured C_00 has the relative sampling variance 2 / n_pix; lamp drift and non-linearity add the floor phi
+in quadrature. Weights are made with the variance of the MODEL. With the measured one, points that came out
+low get more weight, which biases the gain by +4 / n_pix, and one tenfold low point wrecks a fit.
 """
 
 from __future__ import annotations
@@ -146,9 +146,10 @@ def error_scale(dof: int, floor_share: float) -> float:
     Notes
     -----
     Where phi came out as 0 the sampling errors are known, but with few points phi can be 0 by luck although
-    the scatter is real. The effective degrees of freedom nu + (nu - 1)^2 (1 - floor_share)^4 go from nu, all of
-    the error estimated, to about nu^2. Simulated for true scatter of 1 to 6 times the sampling error: 2 errors
-    hold 94.5 to 100 % of the cases at every nu from 1 on, width of the pulls 0.91 to 1.03 from nu = 8 on.
+    the scatter is real. The effective degrees of freedom nu + (nu - 1)^2 (1 - floor_share)^4 go from nu,
+    where all of the error was estimated, to about nu^2. Simulated for true scatter of 1 to 6 times the
+    sampling error: 2 errors hold 94.5 to 100 % of the cases at every nu from 1 on; width of the pulls 0.91
+    to 1.03 from nu = 8 on.
     """
     return float(stdtrit(_effective_dof(dof, floor_share), _TWO_SIGMA)) / 2.0
 
