@@ -33,6 +33,7 @@ from ptc_stream.export.plot_style import (
     clamp,
     draw_grid_lines,
     grid_shape,
+    legend_below,
     write_big,
 )
 from ptc_stream.records import AmplifierFitResult, PtcFit
@@ -55,8 +56,10 @@ Curves: TypeAlias = Mapping[str, AmplifierCurve]
 Scale: TypeAlias = Literal["linear", "log"]
 
 _TEXT_SIZE = 7.5
-# Height of the residuals below a panel, as a fraction of the panel's own.
-_RESIDUAL_HEIGHT = 0.3
+# Heights of a curve and of the residuals below it.
+_HEIGHTS = (3.2, 1.0)
+# Space between panels, as a fraction of their height; residuals touch their curve.
+_SPACE = 0.03
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Panel:
-    """One amplifier and the axes that show it; `residual_axes` hang below `axes` where there are any."""
+    """One amplifier and the axes that show it."""
 
     model: str
     result: AmplifierFitResult
@@ -130,15 +133,21 @@ def lay_out_panels(
     # A single panel gets the size of a page's figure, and its title room on one line.
     height = rows * (3.5 if residual_label else 2.7) + 1.0
     figure = ResultFigure(max(8.5, 4.0 * columns), max(5.5, height))
-    cells = figure.add_gridspec(rows, columns)
+    figure.set_layout_engine("constrained", h_pad=0.02, w_pad=0.03)
+    cells = figure.add_gridspec(rows, columns, hspace=_SPACE, wspace=0.0)
     panels: list[Panel] = []
     for index, result in enumerate(fit.amplifiers):
         curve = curves.get(result.name) or AmplifierCurve(
             amplifier=result.name, pairs=(), points=(), reasons=()
         )
-        axes = figure.add_subplot(cells[index // columns, index % columns])
-        # An inset hangs on its axes without a gap, and the layout moves both as one.
-        below = axes.inset_axes((0.0, -_RESIDUAL_HEIGHT, 1.0, _RESIDUAL_HEIGHT)) if residual_label else None
+        cell = cells[index // columns, index % columns]
+        if residual_label:
+            parts = cell.subgridspec(2, 1, height_ratios=_HEIGHTS, hspace=0.0)
+            axes, below = figure.add_subplot(parts[0]), figure.add_subplot(parts[1])
+            # Ticks that point down would keep the two apart.
+            axes.tick_params(axis="x", direction="in")
+        else:
+            axes, below = figure.add_subplot(cell), None
         panels.append(Panel(fit.model, result, curve, axes, below))
         left, lowest = index % columns == 0, index + columns >= total
         for part, label in ((axes, y_label), (below, residual_label)):
@@ -290,7 +299,7 @@ def _value_lines(result: AmplifierFitResult) -> list[str]:
     if math.isfinite(result.turnoff):
         error = math.nan if result.turnoff_is_lower_limit else result.turnoff_error
         sign = ">" if result.turnoff_is_lower_limit else "="
-        lines.append(f"turnoff {sign} {with_error(result.turnoff, error, scale=1e-3, unit='10³ ADU')}")
+        lines.append(f"turnoff {sign} ({with_error(result.turnoff, error, scale=1e-3)}) 10³ ADU")
     if math.isfinite(result.chi2_per_dof):
         lines.append(f"χ²/dof = {result.chi2_per_dof:.3g}")
     return lines
@@ -325,6 +334,4 @@ def add_legend(
         handles.append(Patch(color=MUTED, alpha=0.25, label="floor of the relative error"))
     # As many columns as the width holds entries of about 2.6 inches.
     columns = max(1, min(len(handles), int(figure.get_figwidth() / 2.6)))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=LABEL_SIZE - 2
-    )
+    legend_below(figure, handles, columns=columns)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,6 +42,7 @@ __all__ = [
     "draw_grid_lines",
     "grid_shape",
     "in_thousands",
+    "legend_below",
     "reason_styles",
     "robust_range",
     "save_figure",
@@ -61,8 +63,8 @@ LABEL_SIZE = 12
 FORMATS = ("png", "pdf", "svg")
 """File formats that figures can be saved in."""
 
-# At 100 dots per inch a grid of 16 panels is 1600 pixels wide: text of 8 points is readable on a screen.
-_DOTS_PER_INCH = 100
+# A grid of 16 panels is then 1920 pixels wide; with fewer, text of 8 points loses its shape on a screen.
+_DOTS_PER_INCH = 120
 # Nothing that changes between two runs of the same data may get into a file.
 _METADATA: Mapping[str, dict[str, str | None]] = {
     "png": {"Software": None},
@@ -251,6 +253,30 @@ def draw_grid_lines(axes: Axes, which: Literal["both", "x", "y"] = "both") -> No
     """Draw faint lines at the ticks, behind the data."""
     axes.grid(visible=True, axis=which, color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def legend_below(
+    figure: Figure,
+    handles: Sequence[Artist],
+    *,
+    columns: int,
+    labels: Sequence[str] | None = None,
+    marker_scale: float = 1.0,
+) -> None:
+    """Explain the artists below everything else, if there are any; `labels` replace their own."""
+    if not handles:
+        return
+    figure.legend(
+        handles=handles,
+        labels=labels or [str(handle.get_label()) for handle in handles],
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=LABEL_SIZE - 2,
+        markerscale=marker_scale,
+        # The layout does not count this padding, and would let the labels above run into the legend.
+        borderaxespad=0.0,
+    )
 
 
 def write_big(axes: Axes, text: str) -> None:

@@ -15,6 +15,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ptc_stream.export.panels import (
@@ -41,6 +42,7 @@ from ptc_stream.export.plot_style import (
     clamp,
     draw_grid_lines,
     in_thousands,
+    legend_below,
     reason_styles,
     robust_range,
     write_big,
@@ -70,7 +72,7 @@ def ptc_grid(fit: PtcFit, curves: Curves, *, scale: Scale = "linear") -> Figure:
     Returns
     -------
     Figure
-        One axes per amplifier, and below each, as its inset, the relative residuals.
+        Two axes per amplifier: the curve, and below it the relative residuals.
     """
     thousand = "10³ " if scale == "linear" else ""
     figure, panels = lay_out_panels(
@@ -94,6 +96,8 @@ def ptc_grid(fit: PtcFit, curves: Curves, *, scale: Scale = "linear") -> Figure:
         shade_turnoff(panel, frame.x)
         write_result(panel, mean, variance, corner="top")
         if scale == "linear":
+            # The lowest number would touch the highest of the residuals.
+            panel.axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], prune="lower"))
             in_thousands(panel.axes.yaxis)
             for axes in panel.all_axes:
                 in_thousands(axes.xaxis)
@@ -221,6 +225,10 @@ _LAG_NAMES: Mapping[tuple[int, int], str] = {
     (1, 1): "diagonal neighbour",
 }
 _BINS = 20
+# Points of like signal that choose the range of the axis together.
+_GROUP = 12
+# With more points than this only transparent ones show where most are.
+_CROWD = 200
 # With fewer points a bin's mean says nothing that its points do not.
 _FEWEST_IN_BIN = 3
 
@@ -268,23 +276,22 @@ def covariance_over_mean(
         handles.append(
             Line2D([], [], linestyle="", marker="d", color=BAD, markersize=4, label="beyond the axis")
         )
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=LABEL_SIZE - 2
-    )
+    legend_below(figure, handles, columns=3)
     return figure
 
 
 def _draw_covariances(axes: Axes, mean: FloatArray, ratio: FloatArray, count: FloatArray) -> bool:
-    bins = _bins(mean, ratio, count)
-    # Per bin, since what is absurd at low signal may be common at high signal.
-    ranges = [robust_range(ratio[inside]) for inside in bins] or [robust_range(ratio)]
+    # By groups of like signal, since what is absurd at low signal may be common at high signal.
+    by_signal = ratio[np.argsort(mean, kind="stable")]
+    ranges = [robust_range(group) for group in np.array_split(by_signal, 1 + by_signal.size // _GROUP)]
     limits = Range(min(0.0, *(r.low for r in ranges), 0.0), max(0.0, *(r.high for r in ranges), 0.0))
     clamped = clamp(ratio, limits)
     inside = ~clamped.beyond
     axes.axhline(0, color=FIT, linewidth=0.8, zorder=1)
-    axes.plot(mean[inside], ratio[inside], ".", color=USED, alpha=0.35, markersize=4, label="used")
+    alpha = 0.35 if mean.size > _CROWD else 1.0
+    axes.plot(mean[inside], ratio[inside], ".", color=USED, alpha=alpha, markersize=4, label="used")
     axes.plot(mean[~inside], clamped.values[~inside], "d", color=BAD, markersize=4, label="beyond the axis")
-    rows = [_average(mean[b], ratio[b], count[b]) for b in bins]
+    rows = [_average(mean[b], ratio[b], count[b]) for b in _bins(mean, ratio, count)]
     centre, average, error = np.array(rows, dtype=np.float64).reshape(-1, 3).T
     axes.errorbar(
         centre,
@@ -297,7 +304,7 @@ def _draw_covariances(axes: Axes, mean: FloatArray, ratio: FloatArray, count: Fl
         zorder=4,
         label="weighted mean",
     )
-    axes.set(xlim=(0, 1.05 * float(mean.max()) if mean.size else 1.0), ylim=limits)
+    axes.set(xlim=(0, 1.05 * float(mean.max()) if mean.size else 1000.0), ylim=limits)
     in_thousands(axes.xaxis)
     draw_grid_lines(axes)
     if not np.isfinite(ratio).any():

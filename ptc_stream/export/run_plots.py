@@ -27,7 +27,9 @@ from ptc_stream.export.plot_style import (
     ResultFigure,
     clamp,
     draw_grid_lines,
+    legend_below,
     robust_range,
+    write_big,
 )
 from ptc_stream.records import AmplifierFitResult, PtcFit
 
@@ -57,10 +59,12 @@ class _Quantity:
         return float(getattr(result, f"{self.name}_error")) * self.scale
 
 
+_GAIN = _Quantity("gain", "Gain", "e⁻/ADU", 1.0, relative=True)
+_A00 = _Quantity("a00", "$a_{00}$", "10⁻⁶/e⁻", 1e6)
 _QUANTITIES = (
-    _Quantity("gain", "Gain", "e⁻/ADU", 1.0, relative=True),
+    _GAIN,
     _Quantity("read_noise", "Read noise", "e⁻", 1.0),
-    _Quantity("a00", "$a_{00}$", "10⁻⁶/e⁻", 1e6),
+    _A00,
     _Quantity("turnoff", "Turnoff", "10³ ADU", 1e-3),
 )
 # With more amplifiers their names would overlap: then the axis names detectors, and at most this many.
@@ -79,7 +83,7 @@ class _Slot:
 
 
 def gain_noise_summary(fits: Sequence[PtcFit], *, truth: Truth | None = None) -> Figure:
-    """Gain, read noise, a00 and turnoff of every amplifier, with errors.
+    """Draw gain, read noise, a00 and turnoff of every amplifier, with errors.
 
     Parameters
     ----------
@@ -108,13 +112,19 @@ def gain_noise_summary(fits: Sequence[PtcFit], *, truth: Truth | None = None) ->
             row[1].set_ylabel(f"fit − truth [{unit}]", fontsize=LABEL_SIZE - 1)
     for panel in axes.flat:
         _mark_detectors(panel, slots)
+        if not slots:
+            write_big(panel, "no amplifiers")
     for panel in axes[-1]:
         _name_slots(panel, slots)
-    run = " ".join(sorted({fit.run for fit in fits}))
-    models = ", ".join(sorted({fit.model for fit in fits}))
-    figure.suptitle(f"Gain, read noise, $a_{{00}}$, turnoff · run {run} · {models}", fontsize=LABEL_SIZE + 2)
-    _summary_legend(figure, slots, with_truth=bool(truth))
+    models = "".join(f" · {model}" for model in sorted({fit.model for fit in fits}))
+    figure.suptitle(f"Gain, read noise, $a_{{00}}$, turnoff{_run(fits)}{models}", fontsize=LABEL_SIZE + 2)
+    _add_summary_legend(figure, slots)
     return figure
+
+
+def _run(fits: Sequence[PtcFit]) -> str:
+    """Name the run in a title; nothing if there is none."""
+    return "".join(f" · run {run}" for run in dict.fromkeys(fit.run for fit in fits))
 
 
 def _slots(fits: Sequence[PtcFit], truth: Truth) -> list[_Slot]:
@@ -132,50 +142,39 @@ def _marker_size(slots: Sequence[_Slot]) -> float:
     return 4.5 if len(slots) <= _MOST_NAMES else 2.0
 
 
-def _draw_quantity(axes: Axes, slots: Sequence[_Slot], quantity: _Quantity) -> None:
+def _numbers(slots: Sequence[_Slot], quantity: _Quantity) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return values, errors and true values of all slots in the quantity's unit; NaN where there is none."""
     values = np.array([quantity.value(slot.result) for slot in slots], dtype=np.float64)
     errors = np.array([quantity.error(slot.result) for slot in slots], dtype=np.float64)
-    truths = np.array(
-        [slot.truth.get(quantity.name, math.nan) * quantity.scale for slot in slots], dtype=np.float64
-    )
+    truths = [slot.truth.get(quantity.name, math.nan) * quantity.scale for slot in slots]
+    return values, np.where(np.isfinite(errors), errors, np.nan), np.array(truths, dtype=np.float64)
+
+
+def _draw_quantity(axes: Axes, slots: Sequence[_Slot], quantity: _Quantity) -> None:
+    values, errors, truths = _numbers(slots, quantity)
     overscan = np.full(values.shape, np.nan)
     if quantity.name == "read_noise":
-        overscan = np.array([_or_nan(slot.result.overscan_read_noise) for slot in slots], dtype=np.float64)
-    ends = [values - np.nan_to_num(errors), values + np.nan_to_num(errors)]
-    limits = robust_range(np.concatenate([*ends, truths, overscan]))
+        overscan = np.array([slot.result.overscan_read_noise for slot in slots], dtype=np.float64)
+    limits = robust_range(np.concatenate([values, values - errors, values + errors, truths, overscan]))
     x = np.array([slot.x for slot in slots], dtype=np.float64)
     size = _marker_size(slots)
     if np.isfinite(truths).any():
-        axes.plot(
-            x, truths, "_", color=TRUTH, markersize=3.2 * size, markeredgewidth=1.6, zorder=2, label="truth"
-        )
+        (bars,) = axes.plot(x, truths, "_", color=TRUTH, markersize=3.2 * size, zorder=2, label="truth")
+        bars.set_markeredgewidth(1.6)
     if np.isfinite(overscan).any():
-        axes.plot(
-            x,
-            clamp(overscan, limits).values,
-            "D",
-            color=MUTED,
-            markersize=0.7 * size,
-            zorder=2,
-            label="overscan",
-        )
+        shown = clamp(overscan, limits).values
+        axes.plot(x, shown, "D", color=MUTED, markersize=0.7 * size, zorder=2, label="overscan")
     _draw_values(axes, slots, values, errors, limits, lower_limits=quantity.name == "turnoff")
 
 
 def _draw_difference(axes: Axes, slots: Sequence[_Slot], quantity: _Quantity) -> None:
-    values = np.array([quantity.value(slot.result) for slot in slots], dtype=np.float64)
-    errors = np.array([quantity.error(slot.result) for slot in slots], dtype=np.float64)
-    truths = np.array(
-        [slot.truth.get(quantity.name, math.nan) * quantity.scale for slot in slots], dtype=np.float64
-    )
+    values, errors, truths = _numbers(slots, quantity)
     if quantity.relative:
         values, errors = 100 * (values / truths - 1), 100 * errors / truths
     else:
         values = values - truths
     axes.axhline(0, color=TRUTH, linewidth=1.6, zorder=1)
-    limits = robust_range(
-        np.concatenate([values - np.nan_to_num(errors), values + np.nan_to_num(errors), [0.0]])
-    )
+    limits = robust_range(np.concatenate([values, values - errors, values + errors, np.zeros(1)]))
     _draw_values(axes, slots, values, errors, limits, lower_limits=quantity.name == "turnoff")
 
 
@@ -205,7 +204,8 @@ def _draw_values(
         errors[bars],
         fmt="none",
         ecolor=USED,
-        elinewidth=0.8 if size > 3 else 0.5,
+        elinewidth=0.8,
+        alpha=1.0 if len(slots) <= _MOST_NAMES else 0.3,
         zorder=2,
     )
     for chosen, marker, filled, color, label in (
@@ -239,10 +239,6 @@ def _draw_values(
         )
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _detector_spans(slots: Sequence[_Slot]) -> list[tuple[str, float, float]]:
     spans: dict[str, tuple[float, float]] = {}
     for slot in slots:
@@ -264,7 +260,10 @@ def _name_slots(axes: Axes, slots: Sequence[_Slot]) -> None:
     if len(slots) <= _MOST_NAMES:
         axes.set_xticks([slot.x for slot in slots], [slot.result.name for slot in slots], rotation=90)
         axes.tick_params(axis="x", labelsize=LABEL_SIZE - 4)
-        axes.set_xlabel("amplifiers of " + ", ".join(name for name, _, _ in spans), fontsize=LABEL_SIZE - 1)
+        axes.set_xlabel(
+            "amplifiers of " + (", ".join(name for name, _, _ in spans) or "no detector"),
+            fontsize=LABEL_SIZE - 1,
+        )
         return
     step = -(-len(spans) // _MOST_DETECTOR_NAMES)
     named = spans[::step]
@@ -275,37 +274,17 @@ def _name_slots(axes: Axes, slots: Sequence[_Slot]) -> None:
     axes.set_xlabel(f"amplifiers of {len(spans)} detectors{every}", fontsize=LABEL_SIZE - 1)
 
 
-def _summary_legend(figure: Figure, slots: Sequence[_Slot], *, with_truth: bool) -> None:
-    failed = Counter(slot.result.status for slot in slots if not math.isfinite(slot.result.gain))
-    doubtful = Counter(
-        slot.result.status for slot in slots if slot.result.status != "OK" and math.isfinite(slot.result.gain)
-    )
-
-    def entry(label: str, marker: str, color: str, *, filled: bool = True) -> Artist:
-        return Line2D(
-            [],
-            [],
-            linestyle="",
-            marker=marker,
-            color=color,
-            markerfacecolor=color if filled else "white",
-            markersize=6,
-            label=label,
-        )
-
-    handles = [entry("fit", "o", USED), entry("lower limit", "^", USED)]
-    if any(slot.result.overscan_read_noise is not None for slot in slots):
-        handles.append(entry("overscan", "D", MUTED))
-    if with_truth:
-        handles.append(entry("truth", "_", TRUTH))
-    if doubtful:
-        handles.append(entry("doubtful: " + _counts(doubtful), "o", BAD, filled=False))
-    if failed:
-        handles.append(entry("no result: " + _counts(failed), "x", BAD))
-    handles.append(entry("off the scale", "d", BAD))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=LABEL_SIZE - 2
-    )
+def _add_summary_legend(figure: Figure, slots: Sequence[_Slot]) -> None:
+    not_ok = [slot.result for slot in slots if slot.result.status != "OK"]
+    doubtful = Counter(result.status for result in not_ok if math.isfinite(result.gain))
+    failed = Counter(result.status for result in not_ok if not math.isfinite(result.gain))
+    explained = {"doubtful": _counts(doubtful), "no result": _counts(failed)}
+    drawn: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for artist, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            drawn.setdefault(f"{label}: {explained[label]}" if explained.get(label) else label, artist)
+    scale = 4.5 / _marker_size(slots)
+    legend_below(figure, list(drawn.values()), columns=6, labels=list(drawn), marker_scale=scale)
 
 
 def _counts(statuses: Counter[str]) -> str:
@@ -313,7 +292,7 @@ def _counts(statuses: Counter[str]) -> str:
 
 
 def convergence(history: Sequence[PtcFit]) -> Figure:
-    """Gain and a00 against the number of pairs, relative to their last values.
+    """Draw gain and a00 against the number of pairs, relative to their last values.
 
     Parameters
     ----------
@@ -332,21 +311,18 @@ def convergence(history: Sequence[PtcFit]) -> Figure:
     for fit in history:
         for result in fit.amplifiers:
             paths.setdefault((fit.detector, result.name), []).append((fit.pairs, result))
-    quantities = {quantity.name: quantity for quantity in _QUANTITIES}
-    for axes, quantity in zip(axes_column, (quantities["gain"], quantities["a00"]), strict=True):
-        _draw_convergence(axes, list(paths.values()), quantity)
+    shown = [path for path in paths.values() if any(math.isfinite(result.gain) for _, result in path)]
+    for axes, quantity in zip(axes_column, (_GAIN, _A00), strict=True):
+        _draw_convergence(axes, shown, quantity)
     axes_column[1].set_xlabel("Number of pairs", fontsize=LABEL_SIZE - 1)
     detectors = list(dict.fromkeys(fit.detector for fit in history))
     name = detectors[0] if len(detectors) == 1 else f"{len(detectors)} detectors"
-    runs = " ".join(dict.fromkeys(fit.run for fit in history))
-    figure.suptitle(f"Convergence · {name} · run {runs}", fontsize=LABEL_SIZE + 2)
+    figure.suptitle(f"Convergence · {name}{_run(history)}", fontsize=LABEL_SIZE + 2)
     handles: list[Artist] = [
-        Line2D([], [], color=USED, linewidth=1, label=f"{len(paths)} amplifiers"),
+        Line2D([], [], color=USED, linewidth=1, label=f"{len(shown)} amplifiers"),
         Line2D([], [], color=TRUTH, linewidth=6, alpha=0.45, label="± median error of one amplifier"),
     ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=LABEL_SIZE - 2
-    )
+    legend_below(figure, handles, columns=2)
     return figure
 
 
@@ -432,12 +408,23 @@ def run_overview(fits: Sequence[PtcFit]) -> Figure:
         axes.set_title(f"{quantity.label} [{quantity.unit}]", fontsize=LABEL_SIZE)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=LABEL_SIZE - 4)
         axes.set_facecolor("#D9D9D9")
-        figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, extend="both", aspect=30)
+        # Of constant size, however high the maps are.
+        figure.colorbar(
+            image,
+            ax=axes,
+            location="bottom",
+            extend="both",
+            shrink=0.9,
+            aspect=30,
+            fraction=min(0.15, 0.6 / height),
+            pad=min(0.05, 0.2 / height),
+        )
+        if not names:
+            write_big(axes, "no amplifiers")
     if fits:
         axes_row[0].set_ylim(len(fits) - 0.5, -0.5)
     axes_row[0].set_yticks(
         range(len(fits)), [fit.detector for fit in fits], fontsize=LABEL_SIZE - 3 if len(fits) <= 40 else 5.5
     )
-    run = " ".join(sorted({fit.run for fit in fits}))
-    figure.suptitle(f"Run {run} · grey: no value · cross: status not OK", fontsize=LABEL_SIZE + 2)
+    figure.suptitle(f"Maps{_run(fits)} · grey: no value · cross: status not OK", fontsize=LABEL_SIZE + 2)
     return figure

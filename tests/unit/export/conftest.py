@@ -199,7 +199,7 @@ def _result(
     fitted = (
         TRUE_A00 + 3e-8 * rng.normal(),
         gain * (1 + 4e-4 * rng.normal()),
-        (TRUE_NOISE + 0.2 * rng.normal()) ** 2,
+        (TRUE_NOISE + 0.03 * rng.normal()) ** 2,
     )
     return AmplifierFitResult(
         name=name,
@@ -208,7 +208,7 @@ def _result(
         gain=nan if dead else float(fitted[1]),
         gain_error=nan if dead else 4e-4 * gain,
         read_noise=nan if dead else math.sqrt(fitted[2]),
-        read_noise_error=nan if dead else 0.2,
+        read_noise_error=nan if dead else 0.03,
         overscan_read_noise=None if dead else 4.1 * gain,
         a00=nan if dead else float(fitted[0]),
         a00_error=nan if dead else 3e-8,
