@@ -82,7 +82,7 @@ class Scenario:
         default=54, metadata={"unit": "pixels", "meaning": "Columns read after it."}
     )
     overscan_rows: Annotated[int, Ge(0)] = dataclasses.field(
-        default=20, metadata={"unit": "pixels", "meaning": "Rows read after it."}
+        default=46, metadata={"unit": "pixels", "meaning": "Rows read after it."}
     )
     pixel_type: PixelType = dataclasses.field(
         default="int32",

@@ -51,7 +51,7 @@ def test_a_flat_has_light_in_its_imaging_area_only() -> None:
     scenario = Scenario(**QUIET)
     amplifier = _amplifier(scenario)
     frame = _frames(scenario, amplifier)[-1]
-    assert frame.shape == (160 + 20, 10 + 128 + 54)
+    assert frame.shape == (160 + 46, 10 + 128 + 54)
     mean = 5e4 / amplifier.gain
     assert _imaging(scenario, frame).mean() == pytest.approx(mean, rel=1e-3)
     noise = amplifier.read_noise / amplifier.gain

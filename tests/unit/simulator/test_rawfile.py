@@ -57,7 +57,7 @@ def test_extensions_are_sixteen_amplifiers_and_two_tables(tmp_path: Path) -> Non
             assert hdu.header["DATASEC"] == "[11:50,1:48]"
             assert hdu.header["DETSIZE"] == "[1:320,1:96]"
             assert not {"BIASSEC", "GAIN", "RDNOISE"} & set(hdu.header)
-            assert hdu.data.shape == (48 + 20, 10 + 40 + 54)
+            assert hdu.data.shape == (48 + 46, 10 + 40 + 54)
             assert hdu.header["AVERAGE"] == pytest.approx(hdu.data.mean())
         assert hdus[1].header["DETSEC"] == "[40:1,1:48]"
         assert hdus[16].header["DETSEC"] == "[1:40,96:49]"
