@@ -50,7 +50,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 def names(folder: Path) -> list[int]:
     """Process numbers that `offload_jobs.tell_and_wait` has left in `folder`."""
-    return [int(path.name) for path in folder.iterdir()]
+    return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
 
 
 def runs(pid: int) -> bool:
@@ -272,20 +272,32 @@ async def test_a_killer_beside_innocent_jobs_is_the_only_one_blamed(processes: P
             await killer
 
 
-async def test_a_job_whose_worker_died_runs_again_with_nothing_beside_it(tmp_path: Path) -> None:
-    offload = ProcessOffload(3, deadline_s=LIMIT_S)
-    await asyncio.gather(*(offload.run(jobs.concurrent_runs, str(tmp_path)) for _ in range(3)))
-    others = [asyncio.create_task(offload.run(jobs.concurrent_runs, str(tmp_path))) for _ in range(6)]
-    alone = asyncio.create_task(offload.run(jobs.die_once_then_count, str(tmp_path)))
-    assert await alone == 1
-    await asyncio.gather(*others)
-    await offload.close()
+async def test_a_job_whose_worker_died_runs_again_with_nothing_beside_it(
+    processes: ProcessOffload, tmp_path: Path
+) -> None:
+    beside = asyncio.create_task(processes.run(jobs.tell_and_wait, str(tmp_path)))
+    await until(lambda: names(tmp_path))
+    dying = asyncio.create_task(processes.run(jobs.die_once, str(tmp_path)))
+    await until(lambda: dying.done() or processes._turn.locked())
+    later = asyncio.create_task(processes.run(jobs.square, 3))
+    (tmp_path / "go").touch()
+    assert await dying == "after go"  # that is, when the job beside it had ended
+    assert await beside
+    assert await later == 9
+
+
+async def test_a_death_beside_others_does_not_count(processes: ProcessOffload, tmp_path: Path) -> None:
+    assert await processes.run(jobs.die_twice, str(tmp_path / "deaths")) == "done"
 
 
 async def test_an_idle_worker_that_is_killed_is_replaced(processes: ProcessOffload) -> None:
     pid = await processes.run(jobs.process_number, None)
     os.kill(pid, signal.SIGKILL)
-    assert await processes.run(jobs.process_number, None) != pid
+    assert await processes.run(jobs.process_number, None) != pid  # noticed by the job, or before
+    (worker,) = processes._idle
+    os.kill(await processes.run(jobs.process_number, None), signal.SIGKILL)
+    await until(lambda: not processes._workers)
+    assert worker not in processes._idle
 
 
 async def test_a_job_past_its_deadline_is_killed_and_tried_once_more(tmp_path: Path) -> None:

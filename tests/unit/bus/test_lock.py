@@ -20,9 +20,12 @@ if sys.argv[2] == "exec":
     children.append(subprocess.Popen(["sleep", "60"], close_fds=False).pid)
 elif sys.argv[2] == "fork":
     import os, signal
+    up, down = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.write(down, b"x")  # what a fork runs in the child before it returns has been run
         signal.pause()
+    os.read(up, 1)
     children.append(pid)
 print(*children, flush=True)
 sys.stdin.read()

@@ -17,6 +17,7 @@ from ptc_stream.errors import (
     BusError,
     BusUnavailable,
     ConfigurationError,
+    PartitionLost,
     PositionLost,
     StoreInUse,
     StoreMismatch,
@@ -198,6 +199,16 @@ async def test_records_that_were_cut_off_are_missed(tmp_path: Path) -> None:
     with pytest.raises(PositionLost, match="offset 1 is gone, the oldest record is 2"):
         await bus.read("a", 0, 1, max_records=9)
     assert [r.key for r in await bus.read("a", 0, 2, max_records=9)] == ["c", "d"]
+    await bus.close()
+
+
+async def test_a_commit_from_another_position_than_the_stored_one_is_refused() -> None:
+    bus = await SqliteBus.open(MEMORY, purpose="test")
+    owner = await bus.own("writer", 0)
+    await bus._call(lambda: bus._connection.execute("UPDATE stages SET next_offset = 7"))
+    with pytest.raises(PartitionLost):
+        await owner.commit([outgoing("k")], next_offset=1, config="c", first_offsets={})
+    assert await bus.end("a", 0) == 0
     await bus.close()
 
 
