@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 _COARSE = 3.0  # ADU
 
+# Unmasked pixels of 1e30 overflow on their way through float32; the point says NOT_FINITE, no warning need.
+_quiet = np.errstate(over="ignore", invalid="ignore")
+
 _T = TypeVar("_T", bound=np.generic)
 
 __all__ = [
@@ -236,6 +239,7 @@ def measure_points(
     ]
 
 
+@_quiet
 def measure_amplifier_pair(
     first: NDArray[np.float32],
     second: NDArray[np.float32],
@@ -286,6 +290,7 @@ def measure_amplifier_pair(
     )
 
 
+@_quiet
 def measure_tiles(
     first: NDArray[np.float32],
     second: NDArray[np.float32],
@@ -482,7 +487,7 @@ def _point(
     flags = set()
     if abs(means[0] - means[1]) > config.max_flux_mismatch * mean and mean > floor:
         flags.add(PointFlag.FLUX_MISMATCH)
-    if not lit:
+    if not lit and math.isfinite(mean):
         flags.add(PointFlag.NO_SIGNAL)
     if pixels < min_pixels:
         flags.add(PointFlag.TOO_FEW_PIXELS)
@@ -494,7 +499,7 @@ def _point(
         flags.add(PointFlag.NOT_GAUSSIAN)
 
     gain = math.nan
-    if lit:
+    if lit and means[0] > 0.0 and means[1] > 0.0:  # those of a group's last weights, not those it was lit by
         # Matching the fluxes scales the shot noise back to mu/g but the read noise up, by (m1/m2 + m2/m1)/2.
         noise = read_noise if read_noise is not None and math.isfinite(read_noise) else 0.0
         shot = half_variance - noise * noise * (means[0] / means[1] + means[1] / means[0]) / 2
