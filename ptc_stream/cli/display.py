@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
@@ -32,10 +33,12 @@ __all__ = ["LiveView", "console", "output", "progress_bar", "results_table"]
 _MANY_AMPLIFIERS = 48  # more rows than this scroll off a large terminal: show one row per detector instead
 _PLAIN_EVERY_S = 5.0
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 """For people: progress, notices, errors."""
 
-output = Console(highlight=False)
+_PIPED_WIDTH = 160  # a file or a pipe has no width; tables must not be folded into it
+
+output = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 """For results, so that they can be piped."""
 
 
