@@ -16,9 +16,10 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pydantic
+from annotated_types import Ge, Gt
 
 from ptc_stream.core.matching import PairingConfig
 from ptc_stream.core.watching import WatchingConfig
@@ -27,9 +28,9 @@ from ptc_stream.images.headers import HeaderMap
 from ptc_stream.images.reduction import ReductionConfig
 from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.physics.measuring import MeasuringConfig
-from ptc_stream.services.runner import RunnerConfig
 
 __all__ = [
+    "RunnerConfig",
     "SettingLine",
     "Settings",
     "canonical_json",
@@ -41,6 +42,40 @@ __all__ = [
 ]
 
 _ENVIRONMENT_PREFIX = "PTC_STREAM_"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerConfig:
+    """How stages are run; none of it changes a result."""
+
+    window: Annotated[int, Ge(1)] = dataclasses.field(
+        default=64, metadata={"unit": "records", "meaning": "Input records under way at once, per partition."}
+    )
+    memory_mb: Annotated[float, Gt(0)] = dataclasses.field(
+        default=256.0,
+        metadata={
+            "unit": "MB",
+            "meaning": "State kept in memory per stage; groups beyond it are read again.",
+        },
+    )
+    max_rejects_in_a_row: Annotated[int, Ge(1)] = dataclasses.field(
+        default=100,
+        metadata={"unit": "records", "meaning": "Rejected records in a row that stop a stage."},
+    )
+    missing_file_wait_s: Annotated[float, Ge(0)] = dataclasses.field(
+        default=120.0,
+        metadata={"unit": "s", "meaning": "How long an announced file that is not there is waited for."},
+    )
+    drain_s: Annotated[float, Gt(0)] = dataclasses.field(
+        default=60.0,
+        metadata={
+            "unit": "s",
+            "meaning": "How long a stop waits for jobs under way; what is left is redone.",
+        },
+    )
+    job_deadline_s: Annotated[float, Gt(0)] = dataclasses.field(
+        default=600.0, metadata={"unit": "s", "meaning": "A measuring job is ended after this time."}
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

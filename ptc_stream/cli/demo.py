@@ -39,7 +39,7 @@ from ptc_stream.simulator import (
 )
 from ptc_stream.store import Store
 
-__all__ = ["DEMO", "demo_command", "simulate_command"]
+__all__ = ["DEMO", "demo_command", "simulate_command", "write_scenario"]
 
 DEMO = Scenario(
     seed=20260101,

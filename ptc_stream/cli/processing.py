@@ -279,7 +279,7 @@ async def process_catalogue(
             if bus.notice:
                 console.print(bus.notice)
             with draining_on_signals(pipeline) as interrupted:
-                announcer = Announcer(bus, Topics(), observer=observer)
+                announcer = Announcer(bus, Topics(), on_committed=observer.on_committed)
 
                 async def announce() -> None:
                     await announcer.open()
@@ -320,7 +320,7 @@ async def process_arrivals(
             run_pipeline(bus, settings, measuring, workers=workers, observer=observer) as pipeline,
         ):
             with draining_on_signals(pipeline) as interrupted:
-                announcer = Announcer(bus, Topics(), observer=observer)
+                announcer = Announcer(bus, Topics(), on_committed=observer.on_committed)
 
                 async def announce_arrivals() -> None:
                     await announcer.open()

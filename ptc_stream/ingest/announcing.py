@@ -7,7 +7,7 @@ Per partition the order is the order of the calls.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeAlias
 
 from ptc_stream.bus.api import Bus, BusRecord, Outgoing, Ownership, Topics, partition_of
@@ -15,7 +15,6 @@ from ptc_stream.codec import decode, encode, record_headers
 from ptc_stream.errors import DecodeError
 from ptc_stream.ingest.files import UnreadFile
 from ptc_stream.records import ExposureArrived, Rejected
-from ptc_stream.services.runner import Observer
 
 __all__ = ["STAGE", "Announcer"]
 
@@ -32,14 +31,20 @@ class Announcer:
     ----------
     bus, topics
         Where to.
-    observer
-        Who is told.
+    on_committed
+        Told (stage, partition, next offset, records) of what was written.
     """
 
-    def __init__(self, bus: Bus, topics: Topics, *, observer: Observer) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        topics: Topics,
+        *,
+        on_committed: Callable[[str, int, int, Sequence[ExposureArrived | Rejected]], None],
+    ) -> None:
         self._bus = bus
         self._topics = topics
-        self._observer = observer
+        self._on_committed = on_committed
         self._known: set[_Identity] = set()
         self._owned: dict[int, Ownership] = {}
 
@@ -125,7 +130,7 @@ class Announcer:
                 config="{}",
                 first_offsets={},
             )
-            self._observer.on_committed(STAGE, partition, 0, batch)
+            self._on_committed(STAGE, partition, 0, batch)
 
     async def _pages(self, topic: str, partition: int) -> AsyncIterator[BusRecord]:
         offset = await self._bus.beginning(topic, partition)

@@ -15,7 +15,15 @@ from ptc_stream.images.camera import CameraDescription
 from ptc_stream.images.headers import ExposureHeader, HeaderMap, read_exposure_header
 from ptc_stream.records import ExposureArrived
 
-__all__ = ["Catalogue", "UnreadFile", "find_files", "in_observation_order", "read_catalogue", "read_file"]
+__all__ = [
+    "Catalogue",
+    "UnreadFile",
+    "find_files",
+    "in_observation_order",
+    "is_exposure_file",
+    "read_catalogue",
+    "read_file",
+]
 
 _FITS_ENDINGS = (".fits", ".fit", ".fts", ".fz", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.bz2")
 _READERS = 4  # header reads wait for the disk or the network, not for the processor

@@ -7,7 +7,8 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Self
 
 from ptc_stream.bus.api import Bus, Topics
-from ptc_stream.services.runner import Observer, PartitionRunner, RunnerConfig, Stage
+from ptc_stream.config import RunnerConfig
+from ptc_stream.services.runner import Observer, PartitionRunner, Stage
 
 __all__ = ["Pipeline"]
 

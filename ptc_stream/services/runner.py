@@ -24,12 +24,11 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Protocol
-
-from annotated_types import Ge, Gt
+from typing import Any, Protocol
 
 from ptc_stream.bus.api import Bus, BusRecord, Outgoing, Ownership, StagePosition, Topics
 from ptc_stream.codec import decode, encode, record_headers
+from ptc_stream.config import RunnerConfig
 from ptc_stream.core.effects import Compute, Core, Emit
 from ptc_stream.core.inflight import Finished, InflightWindow, Slot
 from ptc_stream.errors import (
@@ -45,43 +44,9 @@ from ptc_stream.offload import Offload
 from ptc_stream.records import GroupKey, Rejected
 from ptc_stream.services.groups import GroupCores, feed
 
-__all__ = ["Observer", "OnChange", "PartitionRunner", "RunnerConfig", "Stage"]
+__all__ = ["Observer", "OnChange", "PartitionRunner", "Stage"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerConfig:
-    """How stages are run; none of it changes a result."""
-
-    window: Annotated[int, Ge(1)] = dataclasses.field(
-        default=64, metadata={"unit": "records", "meaning": "Input records under way at once, per partition."}
-    )
-    memory_mb: Annotated[float, Gt(0)] = dataclasses.field(
-        default=256.0,
-        metadata={
-            "unit": "MB",
-            "meaning": "State kept in memory per stage; groups beyond it are read again.",
-        },
-    )
-    max_rejects_in_a_row: Annotated[int, Ge(1)] = dataclasses.field(
-        default=100,
-        metadata={"unit": "records", "meaning": "Rejected records in a row that stop a stage."},
-    )
-    missing_file_wait_s: Annotated[float, Ge(0)] = dataclasses.field(
-        default=120.0,
-        metadata={"unit": "s", "meaning": "How long an announced file that is not there is waited for."},
-    )
-    drain_s: Annotated[float, Gt(0)] = dataclasses.field(
-        default=60.0,
-        metadata={
-            "unit": "s",
-            "meaning": "How long a stop waits for jobs under way; what is left is redone.",
-        },
-    )
-    job_deadline_s: Annotated[float, Gt(0)] = dataclasses.field(
-        default=600.0, metadata={"unit": "s", "meaning": "A measuring job is ended after this time."}
-    )
 
 
 class OnChange(enum.Enum):
@@ -129,7 +94,7 @@ class Observer(Protocol):
         ...
 
 
-def describe_change(stored: str, wanted: str) -> str:
+def _describe_change(stored: str, wanted: str) -> str:
     """Name the settings that differ between two canonical JSON configurations, old and new value each."""
     old, new = _flatten(json.loads(stored)), _flatten(json.loads(wanted))
     changed = [
@@ -282,7 +247,7 @@ class PartitionRunner:
         )
 
     def _change(self, position: StagePosition) -> str:
-        return describe_change(position.config or "null", self._stage.config)
+        return _describe_change(position.config or "null", self._stage.config)
 
     async def _work(self, ownership: Ownership) -> None:
         position = ownership.position

@@ -11,7 +11,7 @@ from typing import Any
 
 from ptc_stream.bus.api import Topics
 from ptc_stream.bus.sqlite import MEMORY, SqliteBus
-from ptc_stream.config import Settings
+from ptc_stream.config import RunnerConfig, Settings
 from ptc_stream.core.matching import PairingConfig
 from ptc_stream.core.watching import WatchingConfig
 from ptc_stream.offload import InlineOffload, ProcessOffload, ThreadOffload
@@ -21,7 +21,7 @@ from ptc_stream.services.fitting import fitting_stage
 from ptc_stream.services.measuring import MeasuringSettings, measuring_stage
 from ptc_stream.services.pairing import pairing_stage
 from ptc_stream.services.pipeline import Pipeline
-from ptc_stream.services.runner import Observer, RunnerConfig, Stage
+from ptc_stream.services.runner import Observer, Stage
 from ptc_stream.services.watching import watching_stage
 
 __all__ = ["Observers", "open_store", "run_pipeline", "run_stages"]
