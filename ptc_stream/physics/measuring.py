@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum, unique
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import numpy as np
 from annotated_types import Interval
@@ -218,28 +218,12 @@ def measure_points(
     MeasurementError
         If the four arrays are not two-dimensional and of one shape.
     """
+    one, two = _inside_frame(first, second, usable_first, usable_second, config)
     if config.tiles:
-        return measure_tiles(
-            first,
-            second,
-            usable_first=usable_first,
-            usable_second=usable_second,
-            read_noise=read_noise,
-            config=config,
-        )
-    return [
-        measure_amplifier_pair(
-            first,
-            second,
-            usable_first=usable_first,
-            usable_second=usable_second,
-            read_noise=read_noise,
-            config=config,
-        )
-    ]
+        return _measure_groups(one, two, read_noise, config)
+    return [_measure_whole(one, two, read_noise, config)]
 
 
-@_quiet
 def measure_amplifier_pair(
     first: NDArray[np.float32],
     second: NDArray[np.float32],
@@ -266,31 +250,9 @@ def measure_amplifier_pair(
         If the four arrays are not two-dimensional and of one shape.
     """
     one, two = _inside_frame(first, second, usable_first, usable_second, config)
-    stats_one, stats_two = _clipped(one, config), _clipped(two, config)
-    means = (stats_one.mean, stats_two.mean)
-    floor = _signal_floor(one, two, read_noise, config)
-    lit = means[0] > floor and means[1] > floor
-    factors = flux_factors(*means) if lit else (1.0, 1.0)
-    difference = matched_difference(one, two, *factors)
-    stats = _clipped(difference, config)
-    residual, weights = weigh(difference, stats.mean, config.n_sigma * math.sqrt(stats.variance))
-    return _point(
-        means=means,
-        variance=stats.variance,
-        sums=lag_sums(residual, weights, config.max_lag),
-        lost=None,
-        row_sums=residual.sum(axis=1, dtype=np.float64),
-        row_counts=np.count_nonzero(weights, axis=1),
-        delta=np.where(weights, one - two, np.float32(np.nan)),
-        lit=lit,
-        floor=floor,
-        read_noise=read_noise,
-        min_pixels=config.min_pixels,
-        config=config,
-    )
+    return _measure_whole(one, two, read_noise, config)
 
 
-@_quiet
 def measure_tiles(
     first: NDArray[np.float32],
     second: NDArray[np.float32],
@@ -325,69 +287,7 @@ def measure_tiles(
         If the four arrays are not two-dimensional and of one shape.
     """
     one, two = _inside_frame(first, second, usable_first, usable_second, config)
-    dark: list[Tile] = []
-    bright: list[Tile] = []
-    signals: list[float] = []
-    floors: list[float] = []
-    difference = np.full(one.shape, np.nan, np.float32)
-    for tile in cut_into_tiles(one.shape, config.tile_size):
-        means = _clipped(one[tile], config).mean, _clipped(two[tile], config).mean
-        floor = _signal_floor(one[tile], two[tile], read_noise, config)
-        lit = means[0] > floor and means[1] > floor
-        if lit:
-            bright.append(tile)
-            signals.append((means[0] + means[1]) / 2)
-        elif not math.isnan(means[0]):
-            dark.append(tile)
-        floors.append(floor)
-        difference[tile] = matched_difference(
-            one[tile], two[tile], *(flux_factors(*means) if lit else (1.0, 1.0))
-        )
-    groups = [
-        [bright[k] for k in members]
-        for members in group_by_signal(signals, config.tile_signal_span, config.max_tile_groups)
-    ]
-    for tiles in groups:
-        _match_again(one, two, difference, tiles, config)
-    if dark or not groups:
-        groups.insert(0, dark)
-
-    members = np.full(one.shape, -1, np.int32)
-    residual = np.zeros(one.shape, np.float32)
-    points = []
-    for group, tiles in enumerate(groups):
-        lit = tiles is not dark
-        stats = _clipped(_gather(difference, tiles), config)
-        limit = config.n_sigma * math.sqrt(stats.variance)
-        row_sums = np.zeros(one.shape[0])
-        row_counts = np.zeros(one.shape[0], np.int64)
-        for tile in tiles:
-            residual[tile], weights = weigh(difference[tile], stats.mean, limit)
-            members[tile][weights] = group
-            row_sums[tile[0]] += residual[tile].sum(axis=1, dtype=np.float64)
-            row_counts[tile[0]] += np.count_nonzero(weights, axis=1)
-        inside = _gather(members, tiles) == group
-        values_one, values_two = _gather(one, tiles)[inside], _gather(two, tiles)[inside]
-        sums = group_lag_sums(residual, members, group, tiles, config.max_lag)
-        # A mean was taken off every lit tile, so that many degrees of freedom are gone instead of one.
-        free = stats.count - (len(tiles) if lit else 1)
-        points.append(
-            _point(
-                means=(_mean(values_one), _mean(values_two)),
-                variance=stats.variance * (stats.count - 1) / free if free > 0 else math.nan,
-                sums=sums,
-                lost=lost_means(tiles, sums) if lit else None,
-                row_sums=row_sums,
-                row_counts=row_counts,
-                delta=values_one - values_two,
-                lit=lit,
-                floor=max(floors, default=0.0),
-                read_noise=read_noise,
-                min_pixels=config.min_tile_pixels,
-                config=config,
-            )
-        )
-    return points
+    return _measure_groups(one, two, read_noise, config)
 
 
 def _inside_frame(
@@ -411,6 +311,116 @@ def _inside_frame(
         np.asarray(usable_first, np.bool_)[rows, columns],
         np.asarray(usable_second, np.bool_)[rows, columns],
     )
+
+
+@_quiet
+def _measure_whole(
+    one: NDArray[np.float32], two: NDArray[np.float32], read_noise: float | None, config: MeasuringConfig
+) -> PointMeasurement:
+    stats_one, stats_two = _clipped(one, config), _clipped(two, config)
+    means = (stats_one.mean, stats_two.mean)
+    floor = _signal_floor(one, two, read_noise, config)
+    lit = means[0] > floor and means[1] > floor
+    factors = flux_factors(*means) if lit else (1.0, 1.0)
+    difference = matched_difference(one, two, *factors)
+    stats = _clipped(difference, config)
+    residual, weights = weigh(difference, stats.mean, config.n_sigma * math.sqrt(stats.variance))
+    return _point(
+        means=means,
+        variance=stats.variance,
+        sums=lag_sums(residual, weights, config.max_lag),
+        lost=None,
+        row_sums=residual.sum(axis=1, dtype=np.float64),
+        row_counts=np.count_nonzero(weights, axis=1),
+        delta=np.where(weights, one - two, np.float32(np.nan)),
+        lit=lit,
+        floor=floor,
+        read_noise=read_noise,
+        min_pixels=config.min_pixels,
+        config=config,
+    )
+
+
+class _Group(NamedTuple):
+    """Tiles that make one point."""
+
+    tiles: list[Tile]
+    lit: bool
+    floor: float
+
+
+@_quiet
+def _measure_groups(
+    one: NDArray[np.float32], two: NDArray[np.float32], read_noise: float | None, config: MeasuringConfig
+) -> list[PointMeasurement]:
+    difference = np.full(one.shape, np.nan, np.float32)
+    groups = _match_and_group(one, two, difference, read_noise, config)
+    members = np.full(one.shape, -1, np.int32)
+    residual = np.zeros(one.shape, np.float32)
+    points = []
+    for number, (tiles, lit, floor) in enumerate(groups):
+        stats = _clipped(_gather(difference, tiles), config)
+        limit = config.n_sigma * math.sqrt(stats.variance)
+        row_sums = np.zeros(one.shape[0])
+        row_counts = np.zeros(one.shape[0], np.int64)
+        for tile in tiles:
+            residual[tile], weights = weigh(difference[tile], stats.mean, limit)
+            members[tile][weights] = number
+            row_sums[tile[0]] += residual[tile].sum(axis=1, dtype=np.float64)
+            row_counts[tile[0]] += np.count_nonzero(weights, axis=1)
+        inside = _gather(members, tiles) == number
+        values_one, values_two = _gather(one, tiles)[inside], _gather(two, tiles)[inside]
+        sums = group_lag_sums(residual, members, number, tiles, config.max_lag)
+        # A mean was taken off every lit tile, so that many degrees of freedom are gone instead of one.
+        free = stats.count - (len(tiles) if lit else 1)
+        points.append(
+            _point(
+                means=(_mean(values_one), _mean(values_two)),
+                variance=stats.variance * (stats.count - 1) / free if free > 0 else math.nan,
+                sums=sums,
+                lost=lost_means(tiles, sums) if lit else None,
+                row_sums=row_sums,
+                row_counts=row_counts,
+                delta=values_one - values_two,
+                lit=lit,
+                floor=floor,
+                read_noise=read_noise,
+                min_pixels=config.min_tile_pixels,
+                config=config,
+            )
+        )
+    return points
+
+
+def _match_and_group(
+    one: NDArray[np.float32],
+    two: NDArray[np.float32],
+    difference: NDArray[np.float32],
+    read_noise: float | None,
+    config: MeasuringConfig,
+) -> list[_Group]:
+    """Fill in the difference, each tile matched on its own, and group tiles by signal; never no group."""
+    dark = _Group([], lit=False, floor=0.0)
+    lit: list[Tile] = []
+    signals: list[float] = []
+    for tile in cut_into_tiles(one.shape, config.tile_size):
+        means = _clipped(one[tile], config).mean, _clipped(two[tile], config).mean
+        floor = _signal_floor(one[tile], two[tile], read_noise, config)
+        factors = (1.0, 1.0)
+        if means[0] > floor and means[1] > floor:
+            lit.append(tile)
+            signals.append((means[0] + means[1]) / 2)
+            factors = flux_factors(*means)
+        elif math.isfinite(means[0]):
+            dark = _Group([*dark.tiles, tile], lit=False, floor=max(dark.floor, floor))
+        difference[tile] = matched_difference(one[tile], two[tile], *factors)
+    groups = [
+        _Group([lit[k] for k in members], lit=True, floor=0.0)
+        for members in group_by_signal(signals, config.tile_signal_span, config.max_tile_groups)
+    ]
+    for group in groups:
+        _match_again(one, two, difference, group.tiles, config)
+    return [dark, *groups] if dark.tiles or not groups else groups
 
 
 def _clipped(values: NDArray[np.float32], config: MeasuringConfig) -> ClippedStatistics:
