@@ -97,20 +97,23 @@ def subtract_serial(pixels: NDArray[np.float32], box: Box, *, method: str, skip:
         method = "level"
     region = pixels[:, first:last] if method == "row" else pixels[box.y0 : box.y1, first:last]
     usable = _near_level(region, -_MAX_DEVIATION, _MAX_DEVIATION)
+    nothing = Zero(
+        level=None,
+        read_noise=None,
+        read_noise_error=None,
+        method="none",
+        notes=(*notes, "no usable pixel in the overscan"),
+    )
     if not usable.any():
-        return Zero(
-            level=None,
-            read_noise=None,
-            read_noise_error=None,
-            method="none",
-            notes=(*notes, "no usable pixel in the overscan"),
-        )
+        return nothing
     if method == "level":
         level = clipped_statistics(region, n_sigma, _PASSES, usable=usable).mean
         noise, error = _noise(region - np.float32(level), usable, row_wise=False)
         pixels -= np.float32(level)
     else:
         medians, good = clipped_medians(region, usable, n_sigma)
+        if not good.any():
+            return nothing
         if not good.all():
             notes.append(f"{np.count_nonzero(~good)} rows without a level of their own: interpolated")
         noise, error = _noise(region - medians[:, np.newaxis], usable, row_wise=True)
@@ -145,7 +148,7 @@ def subtract_parallel(
         return (f"{box.height} rows of parallel overscan are too few: not used",)
     usable = (region > -_MAX_DEVIATION) & (region < _MAX_PARALLEL_EXCESS)
     medians, good = clipped_medians(np.ascontiguousarray(region.T), np.ascontiguousarray(usable.T), n_sigma)
-    if np.count_nonzero(good) < good.size // 2:
+    if 2 * np.count_nonzero(good) < good.size:
         return ("the parallel overscan is filled with charge: not used",)
     pixels[data.slices] -= medians[np.newaxis, :]
     return ()
@@ -170,7 +173,7 @@ def clipped_medians(
     Returns
     -------
     medians : float32 [rows]
-        Interpolated for rows without half of their pixels usable.
+        Interpolated for rows without half of their pixels usable; meaningless where no row is good.
     good : bool [rows]
         False where interpolated.
     """
@@ -179,8 +182,6 @@ def clipped_medians(
     ordered = np.sort(np.where(usable, region, np.float32(np.nan)), axis=1)
     count = np.count_nonzero(usable, axis=1)
     good = 2 * count >= region.shape[1]
-    if not good.any():
-        good = count > 0
     nothing = np.zeros_like(count)
     raw_medians = _quantile(ordered, nothing, count, 0.5)
     iqr = _quantile(ordered, nothing, count, 0.75) - _quantile(ordered, nothing, count, 0.25)
@@ -189,7 +190,7 @@ def clipped_medians(
     inside = usable & (np.abs(region - raw_medians[:, np.newaxis]) <= limit)
     start = np.count_nonzero(ordered < (raw_medians - limit)[:, np.newaxis], axis=1)
     medians = _quantile(ordered, start, np.count_nonzero(inside, axis=1), 0.5)
-    if not good.all():
+    if good.any() and not good.all():
         rows = np.arange(good.size)
         medians[~good] = np.interp(rows[~good], rows[good], medians[good])
     return medians, good

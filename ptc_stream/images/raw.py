@@ -227,6 +227,6 @@ def _saturation_level(
             return min(described, limit)
     for index in (amplifier.hdu, 0):
         value = header_value(file.header(index), "SATURATE")
-        if isinstance(value, int | float) and 0.0 < value < np.inf:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < np.inf:
             return min(float(value), limit)
     return limit

@@ -312,7 +312,9 @@ class FitsFile:
         end = 0
         count = len(self._hdus)
         for index, hdu in enumerate(self._hdus):
-            if index and "XTENSION" not in hdu.header:
+            # A packed primary HDU shows the header of the image in it, which has SIMPLE instead.
+            packed = isinstance(hdu, fits.CompImageHDU)
+            if index and not packed and "XTENSION" not in hdu.header:
                 raise ImageUnreadable(f"{self.path}: what follows HDU {index - 1} is no HDU: damaged")
             info = hdu.fileinfo()
             end = info["datLoc"] + info["datSpan"]

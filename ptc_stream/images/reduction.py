@@ -25,7 +25,7 @@ from ptc_stream.images.reading import FitsFile
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from numpy.typing import NDArray
 
@@ -98,7 +98,7 @@ def amplifier_names(path: str | os.PathLike[str], camera: CameraDescription | No
 
 def read_amplifiers(
     path: str | os.PathLike[str], *, calibration: Calibration | None = None
-) -> Iterator[AmplifierFrame]:
+) -> Generator[AmplifierFrame, None, None]:
     """Read and reduce an exposure, one amplifier at a time.
 
     Parameters
@@ -136,7 +136,7 @@ def read_amplifier_pair(
     second_path: str | os.PathLike[str],
     *,
     calibration: Calibration | None = None,
-) -> Iterator[tuple[AmplifierFrame, AmplifierFrame]]:
+) -> Generator[tuple[AmplifierFrame, AmplifierFrame], None, None]:
     """Read and reduce two exposures of one detector side by side.
 
     Yields

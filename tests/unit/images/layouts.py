@@ -103,7 +103,7 @@ def _table(name: str) -> Any:
 
 def write_image(path: Path, image: NDArray[Any], cards: Mapping[str, Any] | None = None) -> Path:
     """A file with one image in its primary HDU."""
-    fits.PrimaryHDU(image, fits.Header(list((cards or {}).items()))).writeto(path)
+    fits.PrimaryHDU(image, fits.Header(list((cards or {}).items()))).writeto(path, overwrite=True)
     return path
 
 

@@ -198,7 +198,7 @@ def test_a_mapped_time_may_be_a_julian_date(tmp_path: Path) -> None:
 
 
 def test_colour_filters_are_refused_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(GeometryError, match="BAYERPAT=RGGB.*colour plane"):
+    with pytest.raises(GeometryError, match=r"BAYERPAT=RGGB.*colour plane"):
         read(tmp_path, {"BAYERPAT": "RGGB"})
 
 
