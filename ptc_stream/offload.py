@@ -5,9 +5,9 @@ pixels never do. Results are independent of where, when and beside what a job ru
 
 Why worker processes of our own: `concurrent.futures` breaks the whole pool with one worker, and pools that
 share a queue between workers (multiprocessing, pebble) lose jobs or the pool when one is killed at the wrong
-moment. Here each worker has a pipe of its own to the parent, so nothing of one can harm another, and all of
-it is driven by events: no threads, no polling. Workers are new interpreters, not forks: a fork of a process
-with threads may hang, and would inherit the lock of the store.
+moment. Here each worker has a pipe of its own to the parent, so nothing of one can harm another, and the
+event loop waits for the pipes: there is no queue, and no polling. Workers are new interpreters, not forks: a
+fork of a process with threads may hang, and would inherit the lock of the store.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _CLOSE_S = 5.0
 
 # A worker that is killed while it starts says nothing about any job; one that never starts stops the stage.
 _STARTS = 3
+_START_S = 60.0
 
 # One job, one core: the parallelism is in the number of workers, and sums keep their order.
 _THREADS = ("MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -127,8 +128,9 @@ class ThreadOffload:
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         left = [asyncio.wrap_future(future) for future in tuple(self._under_way)]
-        if left:
-            await asyncio.wait(left, timeout=_CLOSE_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await asyncio.gather(*left, return_exceptions=True)
 
 
 class ProcessOffload:
@@ -137,6 +139,8 @@ class ProcessOffload:
     A worker that dies takes its own job with it and no other. Because it may have died of what another job
     did (the kernel kills someone when memory runs out), its job is run again with nothing beside it, in a new
     worker; it is to blame when that happens twice. Running out of the memory limit counts as dying.
+
+    Belongs to one event loop. On Linux the kernel kills the workers with the thread that runs it.
 
     Parameters
     ----------
@@ -245,7 +249,7 @@ class ProcessOffload:
         if alone and len(self._idle) == self._max_workers:
             self._idle.pop().end()
         worker = self._idle.pop() if self._idle and not alone else await self._start()
-        answer = await self._ask(worker, request)
+        answer = await self._ask(worker, request, self._deadline_s)
         self._peak_memory_bytes = max(self._peak_memory_bytes, answer.peak_memory_bytes)
         if answer.kind == "memory":
             worker.end()
@@ -253,10 +257,10 @@ class ProcessOffload:
         self._idle.append(worker)
         return answer
 
-    async def _ask(self, worker: _Worker, request: bytes) -> Answer:
+    async def _ask(self, worker: _Worker, request: bytes, seconds: float) -> Answer:
         """Send `request` and wait for the answer; without one in time the worker is ended."""
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(seconds):
                 return await worker.ask(request)
         except BaseException:
             worker.end()
@@ -288,6 +292,9 @@ class ProcessOffload:
             | {"PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)},
             start_new_session=True,  # Ctrl-C in the terminal is for us alone
         )
+        if self._closed or worker.gone:
+            worker.end()
+            raise _Death("worker ended before it had begun")
         self._workers.add(worker)
         setup = Setup(
             parent=os.getpid(),
@@ -295,7 +302,7 @@ class ProcessOffload:
             log_level=logging.getLogger().getEffectiveLevel(),
             initializer=self._initializer,
         )
-        answer = await self._ask(worker, pickle.dumps(setup))
+        answer = await self._ask(worker, pickle.dumps(setup), _START_S)
         if answer.kind != "ready":
             worker.end()
             raise _Death(answer.text)
@@ -329,6 +336,11 @@ class _Worker(asyncio.SubprocessProtocol):
         self._answer: asyncio.Future[Answer] | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def gone(self) -> bool:
+        """Whether the process has ended."""
+        return self._ended.done()
+
     async def ask(self, request: bytes) -> Answer:
         """Send `request` and return the frame that answers it.
 
@@ -339,7 +351,7 @@ class _Worker(asyncio.SubprocessProtocol):
         """
         transport = self._transport
         pipe = transport.get_pipe_transport(0) if transport is not None else None
-        if self._ended.done() or not isinstance(pipe, asyncio.WriteTransport):
+        if self.gone or not isinstance(pipe, asyncio.WriteTransport):
             raise _Death(self._how())
         self._answer = asyncio.get_running_loop().create_future()
         pipe.write(len(request).to_bytes(LENGTH_BYTES, "big") + request)
@@ -370,10 +382,10 @@ class _Worker(asyncio.SubprocessProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the exit status says more
         if self._transport is not None:
-            self._transport.close()
+            self._transport.close()  # not by itself, even when the process is gone
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(_Death(self._how()))
-        if not self._ended.done():
+        if not self.gone:
             self._ended.set_result(None)
         self._on_ended(self)
 

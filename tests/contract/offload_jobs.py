@@ -76,6 +76,11 @@ def tell_and_wait(folder: str) -> int:
     return os.getpid()
 
 
+def wait_and_fail(folder: str) -> None:
+    tell_and_wait(folder)
+    raise ValueError("failed late")
+
+
 def concurrent_runs(folder: str) -> int:
     """Most runs of this function that were under way at once, as far as seen from here."""
     mine = Path(folder) / f"run-{os.getpid()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import pickle
@@ -156,6 +157,21 @@ async def test_closing_threads_drops_jobs_that_wait_and_lets_others_end(tmp_path
     (tmp_path / "go").touch()
     await closing
     assert await task == os.getpid()
+
+
+async def test_a_job_that_fails_while_threads_close_is_not_complained_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    offload = ThreadOffload(1)
+    task = asyncio.create_task(offload.run(jobs.wait_and_fail, str(tmp_path)))
+    await until(lambda: names(tmp_path))
+    task.cancel()
+    closing = asyncio.create_task(offload.close())
+    await asyncio.sleep(0)
+    (tmp_path / "go").touch()
+    await closing
+    gc.collect()
+    assert caplog.records == []
 
 
 async def test_threads_are_not_the_event_loop() -> None:
@@ -347,6 +363,17 @@ async def test_cancelling_at_any_point_leaks_no_place_and_no_worker(
     assert await asyncio.wait_for(both, LIMIT_S) == [0, 1, 4, 9]
     await processes.close()
     assert not processes._workers
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 20])
+async def test_closing_while_a_worker_starts_leaves_none(processes: ProcessOffload, steps: int) -> None:
+    task = asyncio.create_task(processes.run(jobs.square, 1))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await processes.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, LIMIT_S)
+    await until(lambda: not processes._workers)
 
 
 async def test_close_kills_what_is_under_way(tmp_path: Path) -> None:
