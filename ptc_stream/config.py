@@ -27,7 +27,7 @@ from ptc_stream.errors import ConfigurationError
 from ptc_stream.images.headers import HeaderMap
 from ptc_stream.images.reduction import ReductionConfig
 from ptc_stream.physics.fitting import FitConfig
-from ptc_stream.physics.measuring import MeasuringConfig
+from ptc_stream.physics.points import MeasuringConfig
 
 __all__ = [
     "RunnerConfig",

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from ptc_stream.core.effects import Compute, Effect
-from ptc_stream.physics.measuring import PointMeasurement
+from ptc_stream.physics.points import PointMeasurement
 from ptc_stream.records import AmplifierCovariances, CovariancePoint, FlatPair, PairCovariances
 
 __all__ = ["MeasurePair", "PairMeasurer", "amplifier_covariances", "pair_covariances"]

@@ -49,6 +49,14 @@ class WatchingConfig:
         default=3.0,
         metadata={"unit": "sigma", "meaning": "How far beyond a limit, in standard errors, breaks it."},
     )
+    min_dof: Annotated[int, Ge(0)] = dataclasses.field(
+        default=4,
+        metadata={
+            "unit": "1",
+            "meaning": "Fits with fewer degrees of freedom are not judged: no error tells that all points lie "
+            "above an unknown turnoff.",
+        },
+    )
     dead_after_pairs: Annotated[int, Ge(1)] = dataclasses.field(
         default=3, metadata={"unit": "pairs", "meaning": "Pairs before an amplifier is called dead."}
     )
@@ -147,8 +155,9 @@ class AlertRules:
                     else f"amplifier {amplifier.name} shows signal again"
                 ),
             )
-        for judgement in self._judgements(amplifier):
-            yield from self._judge(fit, amplifier.name, judgement)
+        if amplifier.dof >= self._config.min_dof:
+            for judgement in self._judgements(amplifier):
+                yield from self._judge(fit, amplifier.name, judgement)
 
     def _judgements(self, amplifier: AmplifierFitResult) -> Iterator[_Judgement]:
         limits = self._config

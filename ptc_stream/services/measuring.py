@@ -21,7 +21,8 @@ from ptc_stream.images.reduction import (
     read_amplifier_pair,
 )
 from ptc_stream.offload import Offload
-from ptc_stream.physics.measuring import MeasuringConfig, PointFlag, measure_points
+from ptc_stream.physics.measuring import measure_points
+from ptc_stream.physics.points import MeasuringConfig, PointFlag
 from ptc_stream.records import AmplifierCovariances, FlatPair, PairCovariances
 from ptc_stream.services.runner import OnChange, Stage
 

@@ -11,12 +11,8 @@ import pytest
 from scipy import signal
 
 from ptc_stream.physics.difference import gaussianity
-from ptc_stream.physics.measuring import (
-    MeasuringConfig,
-    PointMeasurement,
-    measure_amplifier_pair,
-    measure_points,
-)
+from ptc_stream.physics.measuring import measure_amplifier_pair, measure_points
+from ptc_stream.physics.points import MeasuringConfig, PointMeasurement
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,12 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ptc_stream.physics.covariance import lag_sums, quadrant_covariances
-from ptc_stream.physics.measuring import (
-    MeasuringConfig,
-    PointMeasurement,
-    measure_amplifier_pair,
-    measure_points,
-)
+from ptc_stream.physics.measuring import measure_amplifier_pair, measure_points
+from ptc_stream.physics.points import MeasuringConfig, PointMeasurement
 from ptc_stream.physics.reference import fft_lag_sums
 
 if TYPE_CHECKING:

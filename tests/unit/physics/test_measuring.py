@@ -10,14 +10,8 @@ import pytest
 from ptc_stream.errors import MeasurementError
 from ptc_stream.physics.clipping import clip_factor
 from ptc_stream.physics.covariance import quadrant_covariances
-from ptc_stream.physics.measuring import (
-    MeasuringConfig,
-    PointFlag,
-    PointMeasurement,
-    measure_amplifier_pair,
-    measure_points,
-    measure_tiles,
-)
+from ptc_stream.physics.measuring import measure_amplifier_pair, measure_points, measure_tiles
+from ptc_stream.physics.points import MeasuringConfig, PointFlag, PointMeasurement
 from ptc_stream.physics.reference import fft_lag_sums
 
 if TYPE_CHECKING:
