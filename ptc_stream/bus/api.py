@@ -22,7 +22,11 @@ What every implementation promises (one suite in ``tests/contract`` runs over al
 1. ``read`` returns committed records only, in offset order, and never skips one.
 2. ``Ownership.commit`` is atomic; when it raises, either nothing was written or the commit took place, and
    only a new ``own`` tells which.
-3. After ``own`` returns, no commit of an earlier owner of (stage, partition) can take effect, and
+3. After any exception in ``commit``, cancellation included, that ownership is finished: its next commit raises
+   `PartitionLost`. One commit at a time.
+4. ``read`` raises `PositionLost` where the record at the wanted offset is no longer in the log.
+5. After ``close`` every call raises `BusUnavailable`.
+6. After ``own`` returns, no commit of an earlier owner of (stage, partition) can take effect, and
    ``Ownership.position`` holds everything that any of them committed.
 """
 

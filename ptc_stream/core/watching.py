@@ -53,8 +53,8 @@ class WatchingConfig:
         default=4,
         metadata={
             "unit": "1",
-            "meaning": "Fits with fewer degrees of freedom are not judged: no error tells that all points lie "
-            "above an unknown turnoff.",
+            "meaning": "Fits with fewer degrees of freedom are not judged: their points may all lie above an "
+            "unknown turnoff, and no error tells.",
         },
     )
     dead_after_pairs: Annotated[int, Ge(1)] = dataclasses.field(

@@ -18,7 +18,7 @@ from ptc_stream.offload import InlineOffload, ProcessOffload, ThreadOffload
 from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.records import GroupKey
 from ptc_stream.services.fitting import fitting_stage
-from ptc_stream.services.measuring import MeasuringSettings, measuring_stage
+from ptc_stream.services.measuring import MeasuringSettings, measuring_stage, warm_up
 from ptc_stream.services.pairing import pairing_stage
 from ptc_stream.services.pipeline import Pipeline
 from ptc_stream.services.runner import Observer, Stage
@@ -100,7 +100,10 @@ async def run_pipeline(
         Who is told.
     """
     processes = ProcessOffload(
-        workers, deadline_s=settings.runner.job_deadline_s, memory_limit_bytes=_MEASURING_MEMORY_BYTES
+        workers,
+        deadline_s=settings.runner.job_deadline_s,
+        memory_limit_bytes=_MEASURING_MEMORY_BYTES,
+        initializer=warm_up,
     )
     try:
         async with run_stages(
