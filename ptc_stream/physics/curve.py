@@ -38,6 +38,9 @@ _REWEIGHTINGS = 3
 _SELECTION_ROUNDS = 5
 _TURNOFF_ROUNDS = 4
 
+# Where the points alone give p0 with an error beyond this part of it, they do not tell the noise: 2 errors
+# include none at all. Larger: runs whose lowest level is still to come have a negative noise by chance.
+_LEAST_NOISE_ERROR = 0.5
 # Where the points alone do not give the gain to this, they cannot tell the curvature from the slope either.
 # Larger: a00 comes from the distance between the points and an origin that was never measured (one LED pair
 # in tiles, points from 6k to 19k ADU, gives the gain to 5 %). Smaller: ordinary runs of five points lose
@@ -257,7 +260,7 @@ def _what_is_told(candidates: Candidates, used: NDArray[np.bool_], scatter: floa
     _, covariance, regular = solve_curve(mean, curve_values(straight, mean), weight, straight, 0.0, 0.0, True)
     if not regular:
         return True, False
-    anchored = bool(covariance[0, 0] > candidates.noise**2)
+    anchored = bool(covariance[0, 0] > (_LEAST_NOISE_ERROR * candidates.noise) ** 2)
     if not anchored or covariance[1, 1] <= (_LEAST_SPAN * slope) ** 2:
         return anchored, True
     relative_variance = candidates.relative_variance[used]

@@ -136,7 +136,7 @@ def solve_polynomial(candidates: Candidates, curve: Curve, config: FitConfig) ->
         covariance = inner @ _curve_covariance(candidates, curve, config) @ inner.T
     p0, p1 = float(parameters[0]), float(parameters[1])
     noise_gradient = np.array([1.0 / p1**2, -2.0 * p0 / p1**3])
-    # Eq. 16 begins with n / g^2 + mu / g + a00 mu^2 + (2/3) a00^2 g mu^3. Degree 3 gives a00 to 1-2 % up to
+    # Eq. 16 begins with n / g^2 + mu / g + a00 mu^2 + (2/3) a00^2 g mu^3. Degree 3 gives a00 to 1-3 % up to
     # 1.4e5 e-; in degree 2 the cubic term hides in p2 (a00 too weak by 8 % at 4.5e4 e-, 20 % at 1.4e5).
     sound = degree >= 3
     return Solution(
