@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ptc_stream.errors import GeometryError
+from ptc_stream.images.cards import Header, header_value
 from ptc_stream.images.headers import refuse_colour_filters
-from ptc_stream.images.reading import FitsFile, header_value
+from ptc_stream.images.reading import FitsFile
 from ptc_stream.images.sections import Box, Section, parse_section
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def _from_header(file: FitsFile, index: int, number: int) -> AmplifierGeometry:
     )
 
 
-def _data_box(header: Any, whole: Box, place: str) -> Box:
+def _data_box(header: Header, whole: Box, place: str) -> Box:
     sections = {key: _section(header, key, place) for key in ("DATASEC", "TRIMSEC")}
     data = whole
     for key, section in sections.items():
@@ -266,7 +267,7 @@ def _data_box(header: Any, whole: Box, place: str) -> Box:
     return data
 
 
-def _section(header: Any, key: str, place: str) -> Section | None:
+def _section(header: Header, key: str, place: str) -> Section | None:
     value = header_value(header, key)
     if value is None:
         return None

@@ -15,11 +15,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ptc_stream.errors import GeometryError, ImageUnreadable
+from ptc_stream.images.cards import Header, HeaderValue, header_value, parse_header
 from ptc_stream.images.header_map import HeaderMap, ParsedSource, number_or, parse_map_options, parse_source
-from ptc_stream.images.reading import header_value, leading_headers, parse_header
+from ptc_stream.images.reading import leading_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -220,7 +221,7 @@ def read_exposure_header(
     )
 
 
-def refuse_colour_filters(path: str | os.PathLike[str], headers: Iterable[Any]) -> None:
+def refuse_colour_filters(path: str | os.PathLike[str], headers: Iterable[Header]) -> None:
     """Raise GeometryError if a header tells of a colour filter array.
 
     Neighbouring pixels then see different colours: there is no one mean signal, and covariances between
@@ -244,12 +245,12 @@ def _stem(path: str | os.PathLike[str]) -> str:
 class _HeaderReader:
     """Looks values up, first in the map, then by the usual keywords, and keeps what decided."""
 
-    def __init__(self, headers: list[Any], mapping: HeaderMap) -> None:
+    def __init__(self, headers: list[Header], mapping: HeaderMap) -> None:
         self._headers = headers
         self._mapping = mapping
         self.decided: dict[str, str] = {}
 
-    def _card(self, key: str) -> str | float | int | bool | None:
+    def _card(self, key: str) -> HeaderValue | None:
         for header in self._headers:
             value = header_value(header, key)
             if value is not None:

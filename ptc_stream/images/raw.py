@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import annotated_types
 import numpy as np
 
+from ptc_stream.images.cards import header_value
 from ptc_stream.images.corrections import oriented
 from ptc_stream.images.overscan import Zero, subtract_parallel, subtract_serial
-from ptc_stream.images.reading import header_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

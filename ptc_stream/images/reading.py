@@ -13,6 +13,7 @@ import errno
 import gzip
 import io
 import os
+import threading
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError, VerifyWarning
+from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 
 from ptc_stream.errors import ImageMissing, ImageUnreadable, PtcStreamError, StorageUnavailable
+from ptc_stream.images.cards import Header, header_value, parse_header, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FitsFile", "LeadingHeaders", "check_whole", "header_value", "leading_headers", "parse_header"]
+__all__ = ["FitsFile", "LeadingHeaders", "check_whole", "leading_headers"]
 
 _BLOCK = 2880
 _CARD = 80
@@ -82,24 +84,26 @@ _SETTLED_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     ("File may have been truncated", AstropyUserWarning),
     ("Error validating header for HDU", VerifyWarning),
     ("Unexpected extra padding at the end of the file", AstropyUserWarning),
-    # Real cameras write these; `parse_header` and `header_value` mend them or do without.
+    # Real cameras write these; values are looked up in the bytes (`cards`), which takes no offence.
     ("Found a SIMPLE card but its format doesn't respect the FITS Standard", VerifyWarning),
     ("Header block contains null bytes", AstropyUserWarning),
     ("Missing padding to end of the FITS block", AstropyUserWarning),
     ("Unexpected bytes trailing END keyword", AstropyUserWarning),
     ("non-ASCII characters are present", AstropyUserWarning),
     ("The following header keyword is invalid", VerifyWarning),
-    ("Verification reported errors", VerifyWarning),
-    ("Card .* is not FITS standard|Card .*: |Note: astropy.io.fits uses zero-based", VerifyWarning),
 )
 # An HDU that astropy would only leave out: an amplifier must not vanish without a word.
 _FATAL_WARNING = "An exception occurred matching an HDU header to the appropriate HDU type"
 
 
+# Filters of warnings are one list for the whole process: one thread at a time may change it.
+_warning_filters = threading.RLock()
+
+
 @contextlib.contextmanager
 def _settled_warnings() -> Iterator[None]:
-    # Changes process-wide state, so never held across a yield to a caller. Workers have one thread.
-    with warnings.catch_warnings():
+    # Never held across a yield to a caller.
+    with _warning_filters, warnings.catch_warnings():
         for message, category in _SETTLED_WARNINGS:
             warnings.filterwarnings("ignore", message=message, category=category)
         warnings.filterwarnings("error", message=_FATAL_WARNING)
@@ -192,43 +196,6 @@ def leading_headers(path: str | os.PathLike[str]) -> LeadingHeaders:
     return LeadingHeaders(primary=primary, extension=extension, size=size, problem=problem)
 
 
-def _printable(header: bytes) -> bytes:
-    """Put blanks for bytes that FITS forbids in headers; some cameras pad with null bytes."""
-    array = np.frombuffer(header, np.uint8)
-    return np.where((array < 0x20) | (array > 0x7E), np.uint8(0x20), array).tobytes()
-
-
-def parse_header(header: bytes) -> Any:
-    """Return the astropy Header of these blocks, forbidden bytes read as blanks."""
-    with _settled_warnings():
-        return fits.Header.fromstring(_printable(header))
-
-
-def header_value(header: Any, key: str) -> str | float | int | bool | None:
-    """Return the value of a header card; None where it is absent, empty, undefined or beyond repair.
-
-    Parameters
-    ----------
-    header
-        An astropy Header.
-    key
-        The keyword, in any case.
-    """
-    with _settled_warnings():
-        try:
-            value = header.get(key)
-        except (VerifyError, ValueError):  # a broken card: repair it, or do without it
-            try:
-                card = header.cards[key]
-                card.verify("silentfix")
-                value = card.value
-            except (VerifyError, ValueError):
-                return None
-    if isinstance(value, str):
-        return value.strip() or None
-    return value if isinstance(value, bool | int | float) else None
-
-
 class FitsFile:
     """An open FITS file of which nothing is missing; one HDU's pixels in memory at a time.
 
@@ -251,6 +218,7 @@ class FitsFile:
         self.path = os.fspath(path)
         self._resources = contextlib.ExitStack()
         self._hdus: Any = None
+        self._headers: list[Header] = []
         self._size = 0
         self._held: int | None = None
 
@@ -267,6 +235,7 @@ class FitsFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hdus = None
+        self._headers = []
         self._resources.close()
 
     def _open(self) -> None:
@@ -279,7 +248,7 @@ class FitsFile:
         if file.read(2) == _GZIP_MAGIC:
             file.seek(0)
             file = self._gunzipped(file)
-        primary = _printable(start.primary)
+        primary = printable(start.primary)
         if primary != start.primary:  # astropy finds no END beside null bytes: mend them in memory
             file.seek(0)
             file = io.BytesIO(primary + file.read()[len(primary) :])
@@ -290,6 +259,7 @@ class FitsFile:
                 contextlib.closing(fits.open(file, mode="readonly", memmap=False))
             )
             len(self._hdus)  # reads every header
+        self._check_structure(file)
         self._check_whole(file)
 
     def _gunzipped(self, file: BinaryIO) -> io.BytesIO:
@@ -308,14 +278,20 @@ class FitsFile:
             raise ImageUnreadable(f"{self.path}: its gzip stream is cut off or damaged ({error})") from error
         return whole
 
+    def _check_structure(self, file: BinaryIO) -> None:
+        """Read the headers from the bytes, and raise where what astropy calls an HDU is none."""
+        for index, hdu in enumerate(self._hdus):
+            info = hdu.fileinfo()
+            file.seek(info["hdrLoc"])
+            header = parse_header(file.read(info["datLoc"] - info["hdrLoc"]))
+            if index and "XTENSION" not in header:
+                raise ImageUnreadable(f"{self.path}: what follows HDU {index - 1} is no HDU: damaged")
+            self._headers.append(header)
+
     def _check_whole(self, file: BinaryIO) -> None:
         end = 0
         count = len(self._hdus)
         for index, hdu in enumerate(self._hdus):
-            # A packed primary HDU shows the header of the image in it, which has SIMPLE instead.
-            packed = isinstance(hdu, fits.CompImageHDU)
-            if index and not packed and "XTENSION" not in hdu.header:
-                raise ImageUnreadable(f"{self.path}: what follows HDU {index - 1} is no HDU: damaged")
             info = hdu.fileinfo()
             end = info["datLoc"] + info["datSpan"]
             # Some writers leave the last block short; that is told from a cut only if nothing can follow.
@@ -331,16 +307,16 @@ class FitsFile:
             cut = b"XTENSION".startswith(rest[:8])
             what = f"truncated inside the header of HDU {count}" if cut else "damaged"
             raise ImageUnreadable(f"{self.path}: what follows HDU {count - 1} is no HDU: {what}")
-        expected = header_value(self._hdus[0].header, "NEXTEND")
+        expected = header_value(self._headers[0], "NEXTEND")
         if isinstance(expected, int) and count - 1 < expected:
             raise ImageUnreadable(f"{self.path}: truncated: {count - 1} extensions, NEXTEND says {expected}")
 
     def __len__(self) -> int:
         return len(self._hdus)
 
-    def header(self, index: int) -> Any:
-        """Return the astropy Header of an HDU (of the image, where it is tile-compressed)."""
-        return self._hdus[index].header
+    def header(self, index: int) -> Header:
+        """Return the header values of an HDU as they stand in the file."""
+        return self._headers[index]
 
     def name(self, index: int) -> str:
         """Return the EXTNAME of an HDU, as written; empty if it has none."""
