@@ -101,10 +101,6 @@ class AmplifierCurve:
             dtype=np.int64,
         )
 
-    def lags(self) -> int:
-        """Return the largest number of lags in one direction that any point has."""
-        return max((len(point.covariances) for point in self.points), default=0)
-
 
 def live_pairs(fit: PtcFit, covariances: Iterable[PairCovariances]) -> list[PairCovariances]:
     """Find the pairs that `fit` was made of.

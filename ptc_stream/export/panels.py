@@ -295,14 +295,19 @@ def _value_lines(result: AmplifierFitResult) -> list[str]:
     if math.isfinite(result.read_noise):
         lines.append("$σ$ = " + with_error(result.read_noise, result.read_noise_error, unit="e⁻"))
     if math.isfinite(result.a00):
-        lines.append("$a_{00}$ = (" + with_error(result.a00, result.a00_error, scale=1e6) + ") 10⁻⁶/e⁻")
+        lines.append("$a_{00}$ = " + _times(with_error(result.a00, result.a00_error, scale=1e6), "10⁻⁶/e⁻"))
     if math.isfinite(result.turnoff):
         error = math.nan if result.turnoff_is_lower_limit else result.turnoff_error
         sign = ">" if result.turnoff_is_lower_limit else "="
-        lines.append(f"turnoff {sign} ({with_error(result.turnoff, error, scale=1e-3)}) 10³ ADU")
+        lines.append(f"turnoff {sign} {_times(with_error(result.turnoff, error, scale=1e-3), '10³ ADU')}")
     if math.isfinite(result.chi2_per_dof):
         lines.append(f"χ²/dof = {result.chi2_per_dof:.3g}")
     return lines
+
+
+def _times(text: str, factor: str) -> str:
+    """Write a factor behind a value, which with an error then needs parentheses."""
+    return f"({text}) {factor}" if "±" in text else f"{text} {factor}"
 
 
 def _point_lines(curve: AmplifierCurve, x: FloatArray, y: FloatArray) -> list[str]:

@@ -7,6 +7,7 @@ common colour vision tell apart; a marker says the same as the colour.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -111,9 +112,11 @@ def save_figure(figure: Figure, path: Path) -> Path:
         raise ConfigurationError(
             f"{path}: figures are saved as {', '.join(FORMATS)}, not as {kind or 'nothing'}"
         )
+    # Without a salt the internal names of an SVG are random. It can only be set for the whole process, so
+    # it is set for nothing else.
+    salt = mpl.rc_context({"svg.hashsalt": "ptc_stream"}) if kind == "svg" else contextlib.nullcontext()
     try:
-        # Only SVG looks at the salt; without it, its internal names are random.
-        with mpl.rc_context({"svg.hashsalt": "ptc_stream"}):
+        with salt:
             figure.savefig(path, format=kind, metadata=_METADATA[kind])
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from astropy.table import Table
@@ -250,7 +251,21 @@ class RunResult:
             raise ConfigurationError(
                 f"detector {detector} has no amplifier {amplifier}; there are: {', '.join(curves) or 'none'}"
             )
-        return points_table(self.fit(detector), curves[amplifier], matrices=matrices)
+        return points_table(self.fit(detector), curves[amplifier], lags=self._lags if matrices else 0)
+
+    @cached_property
+    def _lags(self) -> int:
+        """Largest number of lags of any point of the run: tables of one shape can be put below each other."""
+        return max(
+            (
+                len(point.covariances)
+                for own in self.covariances.values()
+                for record in own
+                for amplifier in record.amplifiers
+                for point in amplifier.points
+            ),
+            default=0,
+        )
 
     def plot(self, kind: str = "ptc", *, detector: str | None = None, **options: Any) -> Figure:
         """Draw one figure.

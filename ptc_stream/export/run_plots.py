@@ -187,7 +187,7 @@ def _draw_values(
     *,
     lower_limits: bool,
 ) -> None:
-    """Draw values with errors; mark what has none, what is doubtful and what lies off the scale."""
+    """Draw values with errors; mark what has none, what is not OK and what lies off the scale."""
     size = _marker_size(slots)
     x = np.array([slot.x for slot in slots], dtype=np.float64)
     good = np.array([slot.result.status == "OK" for slot in slots], dtype=np.bool_)
@@ -211,7 +211,7 @@ def _draw_values(
     for chosen, marker, filled, color, label in (
         (inside & good & ~limit, "o", True, USED, "fit"),
         (inside & good & limit, "^", True, USED, "lower limit"),
-        (inside & ~good, "o", False, BAD, "doubtful"),
+        (inside & ~good, "o", False, BAD, "other status"),
         (known & shown.beyond, "d", True, BAD, "off the scale"),
     ):
         if chosen.any():
@@ -276,9 +276,9 @@ def _name_slots(axes: Axes, slots: Sequence[_Slot]) -> None:
 
 def _add_summary_legend(figure: Figure, slots: Sequence[_Slot]) -> None:
     not_ok = [slot.result for slot in slots if slot.result.status != "OK"]
-    doubtful = Counter(result.status for result in not_ok if math.isfinite(result.gain))
+    other = Counter(result.status for result in not_ok if math.isfinite(result.gain))
     failed = Counter(result.status for result in not_ok if not math.isfinite(result.gain))
-    explained = {"doubtful": _counts(doubtful), "no result": _counts(failed)}
+    explained = {"other status": _counts(other), "no result": _counts(failed)}
     drawn: dict[str, Artist] = {}
     for axes in figure.axes:
         for artist, label in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -193,7 +193,7 @@ def _turnoff_text(amplifier: AmplifierFitResult) -> str:
     return with_error(amplifier.turnoff, amplifier.turnoff_error)
 
 
-def points_table(fit: PtcFit, curve: AmplifierCurve, *, matrices: bool = False) -> Table:
+def points_table(fit: PtcFit, curve: AmplifierCurve, *, lags: int = 0) -> Table:
     """List the points of one amplifier, sorted by mean signal.
 
     Parameters
@@ -202,14 +202,15 @@ def points_table(fit: PtcFit, curve: AmplifierCurve, *, matrices: bool = False) 
         The fit that the points belong to.
     curve
         Its points.
-    matrices
-        Add the covariance matrices, and give ``pixel_count`` for every lag.
+    lags
+        Number R of lags in each direction to add the covariance matrices of; with 0 there are none, and
+        ``pixel_count`` is that of C_00.
 
     Returns
     -------
     astropy.table.Table
-        One row per point. With `matrices`, ``covariances`` and ``pixel_count`` have shape (N, R, R), first
-        index x lag; lags that a point does not reach hold NaN and 0.
+        One row per point. With `lags`, ``covariances`` and ``pixel_count`` have shape (N, R, R), first index
+        x lag; lags that a point does not reach hold NaN and 0.
     """
     points, pairs = curve.points, curve.pairs
     size = len(points)
@@ -239,11 +240,10 @@ def points_table(fit: PtcFit, curve: AmplifierCurve, *, matrices: bool = False) 
         _column("pair_id", [p.pair_id for p in pairs], "U", None, "Identity of the pair"),
     ]
     table = Table(columns)
-    if matrices:
-        lags = [(i, j) for i in range(curve.lags()) for j in range(curve.lags())]
-        shape = (size, curve.lags(), curve.lags())
-        cov = np.array([curve.covariance(i, j) for i, j in lags], dtype=np.float64).T.reshape(shape)
-        count = np.array([curve.lag_pixel_count(i, j) for i, j in lags], dtype=np.int64).T.reshape(shape)
+    if lags:
+        grid = [(i, j) for i in range(lags) for j in range(lags)]
+        count = np.stack([curve.lag_pixel_count(*lag) for lag in grid], axis=1).reshape(size, lags, lags)
+        cov = np.stack([curve.covariance(*lag) for lag in grid], axis=1).reshape(size, lags, lags)
         table["pixel_count"] = Column(count, description="Pixel pairs behind each C_ij")
         table["covariances"] = Column(cov, unit=_ADU**2, description="C_ij, first index lag along x (serial)")
     table.meta.update(run=fit.run, instrument=fit.instrument, model=fit.model)
