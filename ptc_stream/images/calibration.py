@@ -39,7 +39,7 @@ _PASSES = 3
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DetectorCalibration:
-    """Master frames of one detector, by amplifier; empty where the configuration names no files.
+    """Mask, and master frames by amplifier, of one detector; empty where the configuration names no files.
 
     Attributes
     ----------
@@ -49,16 +49,20 @@ class DetectorCalibration:
         Read noise from differences of bias frames, and its error [ADU].
     dark_rate
         Mean dark signal, ``[y, x]`` float32 [ADU/s].
+    mask
+        Bad pixels; None without a mask file.
     """
 
     bias: Mapping[str, NDArray[np.float32]]
     read_noise: Mapping[str, tuple[float, float]]
     dark_rate: Mapping[str, NDArray[np.float32]]
+    mask: MaskFile | None
 
     @property
     def nbytes(self) -> int:
-        """Memory that the frames take."""
-        return sum(frame.nbytes for frames in (self.bias, self.dark_rate) for frame in frames.values())
+        """Memory that all of it takes."""
+        frames = [frame for frames in (self.bias, self.dark_rate) for frame in frames.values()]
+        return sum(frame.nbytes for frame in frames) + (self.mask.nbytes if self.mask else 0)
 
 
 def calibration_tags(config: ReductionConfig) -> tuple[tuple[str, str], ...]:
@@ -120,14 +124,15 @@ class Calibration:
         self.content_tags = calibration_tags(self.config)
         self.linearity = load_linearity(self.config.linearity) if self.config.linearity else None
         self.crosstalk = load_crosstalk(self.config.crosstalk) if self.config.crosstalk else None
-        self._masks = self._by_detector("mask", self.config.mask)
+        several = len(self.config.mask) > 1
+        self._masks = self._by_detector("mask", self.config.mask if several else ())
+        self._mask_of_all = MaskFile(self.config.mask[0]) if len(self.config.mask) == 1 else None
         self._bias = self._by_detector("bias", self.config.bias)
         self._dark = self._by_detector("dark", self.config.dark)
-        self._mask_files: dict[str, MaskFile] = {}
         self._detectors: OrderedDict[str, DetectorCalibration] = OrderedDict()
 
     def detector(self, detector: str) -> DetectorCalibration:
-        """Return the master frames of a detector, made on first use.
+        """Return mask and master frames of a detector, made on first use.
 
         Raises
         ------
@@ -142,26 +147,6 @@ class Calibration:
         while len(self._detectors) > 1 and sum(d.nbytes for d in self._detectors.values()) > _MAX_KEPT:
             self._detectors.popitem(last=False)
         return made
-
-    def mask(self, detector: str) -> MaskFile | None:
-        """Return the mask of a detector; None where no mask is configured.
-
-        Raises
-        ------
-        ConfigurationError
-            If masks are configured but none is for this detector.
-        """
-        if not self.config.mask:
-            return None
-        path = self.config.mask[0]
-        if len(self.config.mask) > 1:
-            paths = [path for path, _ in self._for("mask", self._masks, detector)]
-            if len(paths) > 1:
-                raise ConfigurationError(f"two masks of detector {detector}: {', '.join(paths)}")
-            path = paths[0]
-        if path not in self._mask_files:
-            self._mask_files[path] = MaskFile(path)
-        return self._mask_files[path]
 
     def _by_detector(self, role: str, paths: tuple[str, ...]) -> dict[str, list[tuple[str, ExposureHeader]]]:
         groups: dict[str, list[tuple[str, ExposureHeader]]] = {}
@@ -192,7 +177,15 @@ class Calibration:
             dark_rate = self._dark_rate(self._for("dark", self._dark, detector), bias)
         except ImageError as error:
             raise ConfigurationError(f"calibration of detector {detector}: {error}") from error
-        return DetectorCalibration(bias=bias, read_noise=read_noise, dark_rate=dark_rate)
+        return DetectorCalibration(
+            bias=bias, read_noise=read_noise, dark_rate=dark_rate, mask=self._mask(detector)
+        )
+
+    def _mask(self, detector: str) -> MaskFile | None:
+        paths = [path for path, _ in self._for("mask", self._masks, detector)]
+        if len(paths) > 1:
+            raise ConfigurationError(f"two masks of detector {detector}: {', '.join(paths)}")
+        return MaskFile(paths[0]) if paths else self._mask_of_all
 
     def _master_bias(
         self, files: list[tuple[str, ExposureHeader]]

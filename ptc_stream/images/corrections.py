@@ -77,6 +77,11 @@ class MaskFile:
         if not self._images:
             raise ConfigurationError(f"mask {self.path}: no image in it")
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return sum(image.nbytes for image in self._images.values())
+
     def bad_pixels(
         self, amplifier: AmplifierGeometry, frame: FrameGeometry, hdu_shape: tuple[int, ...]
     ) -> NDArray[np.bool_]:

@@ -43,6 +43,10 @@ _MIN_OVERSCAN = 8
 # Planes of reduced exposures (LSST's afw and others): not raw amplifiers.
 _PLANES = frozenset({"MASK", "VARIANCE", "WEIGHT", "DQ", "ERR"})
 
+# Of cameras that put several amplifiers into one HDU: DECam, MegaPrime, HSC. Taken for one amplifier, their
+# halves would be averaged over two gains.
+_SHARED_HDU_KEYS = ("DATASECA", "DSECA", "BSECA", "T_OSMN11")
+
 # EXTNAMEs that name nothing: the defaults of astropy and of fpack.
 _UNNAMED = frozenset({"", "PRIMARY", "COMPRESSED_IMAGE"})
 
@@ -212,6 +216,11 @@ def _amplifier_hdus(file: FitsFile, camera: CameraDescription | None) -> list[in
             "describe the amplifiers of the image HDU with --camera"
         )
     for index in chosen:
+        shared = [key for key in _SHARED_HDU_KEYS if header_value(file.header(index), key) is not None]
+        if shared:
+            raise GeometryError(
+                f"{file.path}: HDU {index} has several amplifiers ({shared[0]}); describe them with --camera"
+            )
         if len(file.shape(index)) != 2:
             raise GeometryError(f"{file.path}: HDU {index} is {_size(file.shape(index))}, not an image")
     return chosen

@@ -280,7 +280,7 @@ class _HeaderReader:
             found: str | None = parsed.constant
         elif len(parsed.factors) > 1:
             number = self._product(parsed.factors)
-            found = None if number is None else f"{number:g}"
+            found = None if number is None else repr(number)
         else:
             keys = parsed.joined or tuple(str(key) for key in parsed.factors)
             parts = [part for key in keys if (part := self._text_card(key)) is not None]

@@ -171,7 +171,6 @@ class _Exposure:
         self._exposure = header.exposure
         self._exposure_time = header.exposure_time
         self._masters: DetectorCalibration = calibration.detector(header.detector)
-        self._mask = calibration.mask(header.detector)
         if self._masters.dark_rate and self._exposure_time is None:
             raise ImageUnreadable(f"{file.path}: no exposure time, which the dark needs; see --map")
         self._check_tables()
@@ -267,8 +266,10 @@ class _Exposure:
         usable &= ~raw.saturated
         if not problem and not usable.any():
             problem = "every pixel is saturated"
-        if self._mask is not None:
-            usable &= ~self._mask.bad_pixels(amplifier, self.geometry, self._file.shape(amplifier.hdu))
+        if self._masters.mask is not None:
+            usable &= ~self._masters.mask.bad_pixels(
+                amplifier, self.geometry, self._file.shape(amplifier.hdu)
+            )
         if not problem and not usable.any():
             problem = "every pixel is masked, saturated or not finite"
         camera = self._calibration.camera

@@ -169,15 +169,14 @@ def test_one_mask_serves_all_detectors_several_one_each(tmp_path: Path) -> None:
     for slot in ("S11", "S12"):
         header = {"RAFTBAY": "R22", "CCDSLOT": slot}
         paths.append(str(write_image(tmp_path / f"{slot}.fits", np.zeros((4, 4), np.uint8), header)))
-    assert Calibration().mask("R22_S11") is None
-    one = Calibration(ReductionConfig(mask=(paths[0],))).mask("R01_S00")
-    assert one is not None
-    calibration = Calibration(ReductionConfig(mask=tuple(paths)))
-    found = calibration.mask("R22_S12")
+    assert Calibration().detector("R22_S11").mask is None
+    one = Calibration(ReductionConfig(mask=(paths[0],)))
+    assert one.detector("R01_S00").mask is one.detector("R22_S12").mask is not None
+    several = Calibration(ReductionConfig(mask=tuple(paths)))
+    found = several.detector("R22_S12").mask
     assert found is not None
     assert found.path == paths[1]
-    assert calibration.mask("R22_S12") is found
     with pytest.raises(ConfigurationError, match="no mask of detector R01_S00"):
-        calibration.mask("R01_S00")
+        several.detector("R01_S00")
     with pytest.raises(ConfigurationError, match="two masks of detector R22_S11"):
-        Calibration(ReductionConfig(mask=(paths[0], paths[0]))).mask("R22_S11")
+        Calibration(ReductionConfig(mask=(paths[0], paths[0]))).detector("R22_S11")

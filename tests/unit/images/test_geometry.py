@@ -163,6 +163,7 @@ def test_an_image_without_sections_is_all_data_without_overscan(tmp_path: Path) 
         ({"DATASEC": "[1:10,1:20]", "TRIMSEC": "[20:30,1:20]"}, "has no pixel"),
         ({"DETSEC": "here"}, "DETSEC"),
         ({"BAYERPAT": "GRBG"}, "colour filter"),
+        ({"DATASECA": "[1:50,1:20]", "DATASECB": "[51:100,1:20]"}, r"several amplifiers \(DATASECA\)"),
     ],
 )
 def test_impossible_sections_are_geometry_errors(cards: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -197,6 +197,13 @@ def test_a_mapped_time_may_be_a_julian_date(tmp_path: Path) -> None:
     assert header.observation_mjd == 51_544.5
 
 
+def test_a_scaled_time_loses_no_digits(tmp_path: Path) -> None:
+    header = read(
+        tmp_path, {"HOURS": 24 * 60_123.456789}, HeaderMap(observation_time="HOURS*0.041666666666666664")
+    )
+    assert header.observation_mjd == pytest.approx(60_123.456789, abs=1e-7)
+
+
 def test_colour_filters_are_refused_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(GeometryError, match=r"BAYERPAT=RGGB.*colour plane"):
         read(tmp_path, {"BAYERPAT": "RGGB"})
