@@ -1,7 +1,7 @@
 """Real frames: an LED flat pair and an LED-off pair of a sounding-rocket camera (PyPI package msfc-ccd).
 
-``tests/data/msfc_ccd.lock`` says how they get, without dependencies, into ``.cache/msfc_ccd``. Without them these
-tests are skipped, except in the gate (CI=true), where that is a failure.
+``tests/data/msfc_ccd.lock`` says how they get, without dependencies, into ``.cache/msfc_ccd``. Without them
+these tests are skipped, except in the gate (CI=true), where that is a failure.
 """
 
 from __future__ import annotations
