@@ -22,7 +22,7 @@ What every implementation promises (one suite in ``tests/contract`` runs over al
 1. ``read`` returns committed records only, in offset order, and never skips one.
 2. ``Ownership.commit`` is atomic; when it raises, either nothing was written or the commit took place, and
    only a new ``own`` tells which.
-3. After any exception in ``commit``, cancellation included, that ownership is finished: its next commit raises
+3. After any exception in ``commit``, cancellation included, that ownership is finished: the next one raises
    `PartitionLost`. One commit at a time.
 4. ``read`` raises `PositionLost` where the record at the wanted offset is no longer in the log.
 5. After ``close`` every call raises `BusUnavailable`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -10,9 +9,6 @@ import pytest
 
 from ptc_stream.bus.api import Bus
 from ptc_stream.bus.sqlite import MEMORY, SqliteBus
-
-# Jobs of the offload tests must be importable by worker processes.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Place:

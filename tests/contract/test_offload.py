@@ -14,11 +14,11 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import offload_jobs as jobs
 import pytest
 
 from ptc_stream.errors import ImageUnreadable, JobTimeout, OffloadError, PtcStreamError, WorkerDied
 from ptc_stream.offload import InlineOffload, Offload, ProcessOffload, ThreadOffload
+from tests.contract import offload_jobs as jobs
 
 LIMIT_S = 30.0
 
