@@ -53,18 +53,18 @@ def exposures(
 ) -> ExposureArrived:
     """Any exposure of one group: all image types, settings that nearly agree, missing and bad values."""
     number = draw(st.integers(0, 11) if numbers is None else numbers)
-    level = draw(st.integers(0, 4))
+    level = draw(st.sampled_from([0, 0, 0, 1, 2, 3, 4]))
     revision = draw(st.integers(1, revisions))
-    broken = draw(st.sampled_from([None, *[False] * 12, math.nan, math.inf, -1.0]))
+    broken = draw(st.sampled_from([*[False] * 16, None, math.nan, math.inf, -1.0]))
     numbered = draw(st.integers(0, 5)) > 0
     timed = draw(st.integers(0, 5)) > 0
     return flat_exposure(
         number,
         exposure_time=10.0 + level * _TIME_STEP if broken is False else broken,
         lamp_dose=2.0 * (1.0 + level * _DOSE_STEP) if broken is False else broken,
-        image_type=draw(st.sampled_from(["flat", "flat", "flat", "flat", "dark", "bias"])),
-        filter=draw(st.sampled_from(["r~ND0", "r~ND0", "r~ND2"])),
-        pair_hint=draw(st.sampled_from([None, None, None, None, "", "hint 1", "hint 2"])),
+        image_type=draw(st.sampled_from([*["flat"] * 8, "dark", "bias"])),
+        filter=draw(st.sampled_from([*["r~ND0"] * 5, "r~ND2"])),
+        pair_hint=draw(st.sampled_from([*[None] * 8, "", "hint 1", "hint 2"])),
         sequence_number=number if numbered else None,
         observation_mjd=60_000.0 + number / 2880.0 if timed else None,
         content_tag=f"upload {revision} of {number}",
@@ -73,14 +73,13 @@ def exposures(
 
 @st.composite
 def runs(draw: st.DrawFn, *, revisions: int = 3) -> list[ExposureArrived]:
-    """What arrives for one group in a bad run: out of order, several revisions, duplicates anywhere."""
+    """What arrives for one group in a bad run: out of order, several revisions, duplicates anywhere.
+
+    Exposures are few when they have revisions, so that pairs are made, parted and made again.
+    """
+    arrivals = exposures(numbers=st.integers(0, 6 if revisions > 1 else 15), revisions=revisions)
     distinct = draw(
-        st.lists(
-            exposures(revisions=revisions),
-            min_size=1,
-            max_size=16,
-            unique_by=lambda it: (it.exposure, it.content_tag) if revisions > 1 else it.exposure,
-        )
+        st.lists(arrivals, min_size=1, max_size=16, unique_by=lambda it: (it.exposure, it.content_tag))
     )
     repeated = draw(st.lists(st.sampled_from(distinct), max_size=4))
     arriving = list(distinct)

@@ -409,6 +409,23 @@ def test_the_freed_partner_waits_and_its_next_pair_supersedes_the_parted_one() -
     assert stream.pairs[1].supersedes == (stream.pairs[0].pair_id,)
 
 
+@pytest.mark.parametrize("number", [0, 9])
+def test_a_parted_pair_is_superseded_whether_its_flat_is_first_or_second_in_the_next(number: int) -> None:
+    stream = Stream()
+    one = flat_exposure(1)
+    stream.take(one, flat_exposure(2), again(one, exposure_time=20.0), flat_exposure(number))
+    assert stream.pairs[1].supersedes == (stream.pairs[0].pair_id,)
+
+
+def test_a_freed_partner_can_itself_be_revised_while_it_waits() -> None:
+    stream = Stream()
+    one, other = flat_exposure(1), flat_exposure(2)
+    stream.take(one, other, again(one, exposure_time=20.0), again(other))
+    assert stream.waiting == ["E0002", "E0001"]
+    stream.take(flat_exposure(3))
+    assert stream.names == [("E0001", "E0002"), ("E0002", "E0003")]
+
+
 @pytest.mark.parametrize("changes", [{"image_type": "dark"}, {"exposure_time": None}])
 def test_a_revision_that_is_no_usable_flat_frees_the_partner(changes: dict[str, Any]) -> None:
     stream = Stream()
@@ -599,5 +616,7 @@ def test_files_without_time_and_number_pair_as_given() -> None:
 
 def test_superseded_pairs_are_not_listed() -> None:
     one = flat_exposure(1)
-    result = pair_exposures([one, flat_exposure(2), again(one)], TIME, measuring_digest="digest")
-    assert [it.first.content_tag for it in result.pairs] == ["upload 2 of E0001"]
+    later = again(one, observation_mjd=70_000.0)
+    result = pair_exposures([one, flat_exposure(2), later], TIME, measuring_digest="digest")
+    assert len(result.pairs) == 1
+    assert result.pairs[0].second.content_tag == "upload 2 of E0001"
