@@ -1,4 +1,4 @@
-"""The reference tables of the README, made from the code: ``python tests/readme_tables.py`` writes them anew."""
+"""The reference tables of the README, made from the code. ``python tests/readme_tables.py`` writes them."""
 
 from __future__ import annotations
 

@@ -24,20 +24,9 @@ def test_one_led_pair_gives_the_authors_gains(tmp_path: Path) -> None:
         pytest.skip(message)
     flats = [str(FRAMES / f"ESIS1_{number:05d}.fit.gz") for number in (4803, 4804)]
     dark = [str(FRAMES / f"ESIS1_{number:05d}.fit.gz") for number in (4860, 4861)]
+    options = ["--bias", *dark, "--camera", "msfc_ccd", "--tiles", "--out", str(tmp_path / "out"), "--json"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ptc_stream",
-            "run",
-            *flats,
-            "--bias",
-            *dark,
-            "--camera",
-            "msfc_ccd",
-            "--tiles",
-        ]
-        + ["--out", str(tmp_path / "out"), "--json"],
+        [sys.executable, "-m", "ptc_stream", "run", *flats, *options],
         check=True,
         timeout=150,
         capture_output=True,
