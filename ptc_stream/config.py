@@ -24,7 +24,7 @@ from annotated_types import Ge, Gt
 from ptc_stream.core.matching import PairingConfig
 from ptc_stream.core.watching import WatchingConfig
 from ptc_stream.errors import ConfigurationError
-from ptc_stream.images.headers import HeaderMap
+from ptc_stream.images.header_map import HeaderMap
 from ptc_stream.images.reduction import ReductionConfig
 from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.physics.points import MeasuringConfig

@@ -11,7 +11,7 @@ import click
 
 from ptc_stream.config import Settings, load_settings, parse_value
 from ptc_stream.errors import ConfigurationError
-from ptc_stream.images.headers import parse_map_options
+from ptc_stream.images.header_map import parse_map_options
 from ptc_stream.physics.models import FitModel
 
 __all__ = [

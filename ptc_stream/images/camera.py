@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptc_stream.errors import ConfigurationError, GeometryError
-from ptc_stream.images.headers import HeaderMap
+from ptc_stream.images.header_map import HeaderMap
 from ptc_stream.images.sections import Box, parse_section
 
 if TYPE_CHECKING:

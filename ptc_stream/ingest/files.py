@@ -12,7 +12,8 @@ from pathlib import Path
 from ptc_stream.core.matching import observation_order
 from ptc_stream.errors import ConfigurationError, PtcStreamError, StorageUnavailable
 from ptc_stream.images.camera import CameraDescription
-from ptc_stream.images.headers import ExposureHeader, HeaderMap, read_exposure_header
+from ptc_stream.images.header_map import HeaderMap
+from ptc_stream.images.headers import ExposureHeader, read_exposure_header
 from ptc_stream.records import ExposureArrived
 
 __all__ = [

@@ -14,7 +14,7 @@ from ptc_stream.config import Settings, canonical_json, digest, plain
 from ptc_stream.core.measuring import MeasurePair, PairMeasurer, amplifier_covariances, pair_covariances
 from ptc_stream.errors import ConfigurationError, GeometryError
 from ptc_stream.images.camera import CameraDescription, load_camera
-from ptc_stream.images.headers import HeaderMap
+from ptc_stream.images.header_map import HeaderMap
 from ptc_stream.images.reduction import (
     AmplifierFrame,
     Calibration,
