@@ -20,7 +20,7 @@ from ptc_stream.records import ExposureArrived
 
 __all__ = ["PairingConfig", "WaitingFlats", "find_fault", "is_flat", "matches", "observation_order"]
 
-SECONDS_PER_DAY = 86_400.0
+_SECONDS_PER_DAY = 86_400.0
 
 _Cell: TypeAlias = tuple[str, str, str | None, float, float, float]
 
@@ -110,7 +110,7 @@ def matches(one: ExposureArrived, other: ExposureArrived, config: PairingConfig)
             return False
     if config.max_gap_seconds is not None:
         days = _difference(one.observation_mjd, other.observation_mjd)
-        if days * SECONDS_PER_DAY > config.max_gap_seconds:
+        if days * _SECONDS_PER_DAY > config.max_gap_seconds:
             return False
     if one.pair_hint:
         return True
@@ -189,7 +189,7 @@ class WaitingFlats:
         self._cells: dict[_Cell, dict[str, ExposureArrived]] = {}
         # |d1 - d2| <= f max(d1, d2) is |log d1 - log d2| <= -log(1 - f)
         self._log_tolerance = -math.log1p(-config.flux_tolerance)
-        self._gap_days = None if config.max_gap_seconds is None else config.max_gap_seconds / SECONDS_PER_DAY
+        self._gap_days = None if config.max_gap_seconds is None else config.max_gap_seconds / _SECONDS_PER_DAY
         near, here = (-1, 0, 1), (0,)
         self._steps = tuple(
             itertools.product(
