@@ -174,12 +174,13 @@ def _amplifier_curve(
     order = np.argsort(np.array([point.mean for _, point in found]), kind="stable").tolist()
     reasons = ["" if result.points_used else result.status] * len(found)
     for unused in result.unused if found else ():
+        # Before the ranges are written out: a range may name any number of points.
+        if max(unused.ranges, default=0) > len(reasons):
+            raise InvalidRecord(
+                f"the fit of {fit.group} leaves out point {max(unused.ranges) - 1} "
+                f"of amplifier {result.name}, which has {len(reasons)} points"
+            )
         for index in unpack(unused.ranges):
-            if index >= len(reasons):
-                raise InvalidRecord(
-                    f"the fit of {fit.group} leaves out point {index} of amplifier {result.name}, "
-                    f"which has {len(reasons)} points"
-                )
             reasons[index] = unused.reason
     return AmplifierCurve(
         amplifier=result.name,
@@ -209,8 +210,11 @@ def model_variance(model: str, parameters: Sequence[float], mean: FloatArray) ->
     """
     if not parameters or not np.all(np.isfinite(parameters)):
         return None
-    if model == FitModel.EXPAPPROXIMATION:
-        return evaluate_expapproximation(mean, *parameters)[0]
-    if model == FitModel.POLYNOMIAL:
-        return evaluate_polynomial(mean, np.array(parameters, dtype=np.float64))[0]
+    values = np.array(parameters, dtype=np.float64)
+    # A wild fit may overflow far from its points: what is not finite there is not drawn.
+    with np.errstate(all="ignore"):
+        if model == FitModel.EXPAPPROXIMATION:
+            return evaluate_expapproximation(mean, *values)[0]
+        if model == FitModel.POLYNOMIAL:
+            return evaluate_polynomial(mean, values)[0]
     return None

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.export.plot_style import FORMATS, save_figure
-from ptc_stream.export.plots import covariance_over_mean, ptc_grid, variance_over_mean
-from ptc_stream.export.results import RunResult
+from ptc_stream.export.results import DETECTOR_FIGURES, RunResult
 from ptc_stream.export.run_plots import Truth, convergence, gain_noise_summary, run_overview
 from ptc_stream.records import PtcFit
 
@@ -53,6 +52,8 @@ def save_all(
     ------
     ConfigurationError
         A format is not known, or a file cannot be written.
+    InvalidRecord
+        The covariances of `result` are not those that its fits were made of.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -80,10 +81,8 @@ def _figures(
     for fit in result.fits:
         curves = result.curves(fit.detector)
         name = _file_name(fit.detector)
-        yield f"ptc_{name}", partial(ptc_grid, fit, curves)
-        yield f"ptc_log_{name}", partial(ptc_grid, fit, curves, scale="log")
-        yield f"variance_over_mean_{name}", partial(variance_over_mean, fit, curves)
-        yield f"covariance_over_mean_{name}", partial(covariance_over_mean, fit, curves)
+        for kind, draw in DETECTOR_FIGURES.items():
+            yield f"{kind}_{name}", partial(draw, fit, curves)
         own = [past for past in history if past.group == fit.group and past.model == fit.model]
         if own:
             yield f"convergence_{name}", partial(convergence, own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["NOT_KNOWN", "with_error"]
+__all__ = ["NOT_KNOWN", "counted", "with_error"]
 
 NOT_KNOWN = "–"
 """Stands for a value that was not determined."""
@@ -48,6 +48,11 @@ def with_error(value: float, error: float, *, scale: float = 1.0, unit: str = ""
         text = f"{value:.{_DIGITS_WITHOUT_ERROR}g}"
     text = text.replace("-", "−")
     return f"{text} {unit}" if unit else text
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things, for example ``1 amplifier`` or ``15 amplifiers``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _fixed(value: float, decimals: int) -> str:

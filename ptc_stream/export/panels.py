@@ -36,6 +36,7 @@ from ptc_stream.export.plot_style import (
     legend_below,
     write_big,
 )
+from ptc_stream.physics.fitting import FitStatus
 from ptc_stream.records import AmplifierFitResult, PtcFit
 
 __all__ = [
@@ -130,7 +131,7 @@ def lay_out_panels(
     """
     total = len(fit.amplifiers)
     rows, columns = grid_shape(total)
-    # A single panel gets the size of a page's figure, and its title room on one line.
+    # A single panel gets the size of a page's figure.
     height = rows * (3.5 if residual_label else 2.7) + 1.0
     figure = ResultFigure(max(8.5, 4.0 * columns), max(5.5, height))
     figure.set_layout_engine("constrained", h_pad=0.02, w_pad=0.03)
@@ -236,15 +237,15 @@ def shade_turnoff(panel: Panel, x_limits: Range) -> None:
             axes.axvspan(low, high, color=BAD, alpha=0.25, linewidth=0, zorder=1)
 
 
-def write_result(panel: Panel, x: FloatArray, y: FloatArray, *, corner: Literal["top", "bottom"]) -> None:
+def write_result(panel: Panel, y: FloatArray, *, corner: Literal["top", "bottom"]) -> None:
     """Write name, status and values into a panel.
 
     Parameters
     ----------
     panel
         The panel.
-    x, y
-        Its points: those that no axis can show are counted.
+    y
+        What is drawn of its points, shape (N,): those that no axis can show are counted.
     corner
         Where the curve leaves room on the left.
     """
@@ -259,18 +260,19 @@ def write_result(panel: Panel, x: FloatArray, y: FloatArray, *, corner: Literal[
         weight="bold",
         va="top",
         ha="left" if top else "right",
+        parse_math=False,
     )
     axes.text(
         0.03,
         0.865 if top else 0.04,
-        "\n".join([*_value_lines(result), *_point_lines(panel.curve, x, y)]),
+        "\n".join([*_value_lines(result), *_point_lines(panel.curve, y)]),
         transform=axes.transAxes,
         fontsize=_TEXT_SIZE,
         va="top" if top else "bottom",
         linespacing=1.35,
         zorder=5,
     )
-    if result.status == "OK":
+    if result.status == FitStatus.OK:
         return
     if math.isfinite(result.gain):
         axes.text(
@@ -310,10 +312,10 @@ def _times(text: str, factor: str) -> str:
     return f"({text}) {factor}" if "±" in text else f"{text} {factor}"
 
 
-def _point_lines(curve: AmplifierCurve, x: FloatArray, y: FloatArray) -> list[str]:
+def _point_lines(curve: AmplifierCurve, y: FloatArray) -> list[str]:
     if not curve.points:
         return ["no points"]
-    hidden = int(np.count_nonzero(~(np.isfinite(x) & np.isfinite(y))))
+    hidden = int(np.count_nonzero(~(np.isfinite(curve.mean) & np.isfinite(y))))
     return [f"{hidden} of {len(curve.points)} points cannot be shown"] if hidden else []
 
 

@@ -26,6 +26,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from ptc_stream.errors import ConfigurationError
+from ptc_stream.physics.selection import UnusedReason
 
 __all__ = [
     "BAD",
@@ -132,18 +133,20 @@ class PointStyle:
 
 
 _REASON_STYLES: Mapping[str, PointStyle] = {
-    "ABOVE_TURNOFF": PointStyle("#D55E00", "v"),
-    "OUTLIER": PointStyle("#CC79A7", "X"),
-    "FLUX_MISMATCH": PointStyle("#009E73", "D"),
-    "SATURATED": PointStyle("#E69F00", "^"),
-    "NOT_GAUSSIAN": PointStyle("#56B4E9", "P"),
-    "BELOW_MIN": PointStyle("#8A8A8A", "<"),
-    "ABOVE_MAX": PointStyle("#8A8A8A", ">"),
-    "TOO_FEW_PIXELS": PointStyle("#7A5C00", "s"),
-    "NO_SIGNAL": PointStyle("#5A5A5A", "1"),
+    UnusedReason.ABOVE_TURNOFF: PointStyle("#D55E00", "v"),
+    UnusedReason.OUTLIER: PointStyle("#CC79A7", "X"),
+    UnusedReason.FLUX_MISMATCH: PointStyle("#009E73", "D"),
+    UnusedReason.SATURATED: PointStyle("#E69F00", "^"),
+    UnusedReason.NOT_GAUSSIAN: PointStyle("#56B4E9", "P"),
+    UnusedReason.BELOW_MIN: PointStyle("#8A8A8A", "<"),
+    UnusedReason.ABOVE_MAX: PointStyle("#8A8A8A", ">"),
+    UnusedReason.TOO_FEW_PIXELS: PointStyle("#7A5C00", "s"),
+    UnusedReason.NO_SIGNAL: PointStyle("#5A5A5A", "1"),
+    UnusedReason.NO_VARIANCE: PointStyle("#7A5C00", "2"),
+    UnusedReason.NOT_FINITE: PointStyle("#5A5A5A", "x"),
 }
 _OTHER_STYLES = tuple(
-    PointStyle(color, marker) for color in ("#5A5A5A", "#7A5C00", "#882255") for marker in "phd*"
+    PointStyle(color, marker) for color in ("#882255", "#5A5A5A", "#7A5C00") for marker in "phd*"
 )
 
 
@@ -161,6 +164,7 @@ def reason_styles(reasons: Iterable[str]) -> dict[str, PointStyle]:
         By reason, sorted. A common reason looks the same in every figure.
     """
     names = sorted(set(reasons))
+    # Statuses of amplifiers without a fit, and reasons of newer versions.
     rare = [name for name in names if name not in _REASON_STYLES]
     return {
         name: _REASON_STYLES.get(name) or _OTHER_STYLES[rare.index(name) % len(_OTHER_STYLES)]
@@ -203,7 +207,7 @@ def robust_range(values: ArrayLike, *, pad: float = 0.08) -> Range:
     median = float(np.median(finite))
     # 1.4826 x the median absolute deviation is the sigma of a Gaussian. The 2 % keep a range for values
     # of which more than half are equal; 10 sigmas keep every honest value of 3,000 amplifiers inside.
-    reach = 10 * max(1.4826 * float(np.median(np.abs(finite - median))), 0.02 * abs(median), 1e-300)
+    reach = 10 * max(1.4826 * float(np.median(np.abs(finite - median))), 0.02 * abs(median))
     near = finite[np.abs(finite - median) <= reach]
     low, high = float(near.min()), float(near.max())
     space = pad * (high - low) if high > low else 0.05 * abs(median) or 1.0

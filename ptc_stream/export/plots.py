@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ptc_stream.export.notation import counted
 from ptc_stream.export.panels import (
     Curves,
     Frame,
@@ -54,6 +55,8 @@ __all__ = ["covariance_over_mean", "ptc_grid", "variance_over_mean"]
 FloatArray = NDArray[np.float64]
 
 _MODEL_SAMPLES = 200
+# In units of the last used mean of the detector.
+_FARTHEST = 3.0
 
 
 def ptc_grid(fit: PtcFit, curves: Curves, *, scale: Scale = "linear") -> Figure:
@@ -89,19 +92,19 @@ def ptc_grid(fit: PtcFit, curves: Curves, *, scale: Scale = "linear") -> Figure:
     for panel in panels:
         frame.apply(panel.axes)
         _draw_model(panel, frame)
-        mean, variance = panel.curve.mean, panel.curve.variance
+        variance = panel.curve.variance
         beyond |= draw_points(panel.axes, panel.curve, variance, styles, frame)
         if panel.residual_axes is not None:
             beyond |= _draw_residuals(panel, panel.residual_axes, styles, residual_frame)
         shade_turnoff(panel, frame.x)
-        write_result(panel, mean, variance, corner="top")
+        write_result(panel, variance, corner="top")
         if scale == "linear":
             # The lowest number would touch the highest of the residuals.
             panel.axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], prune="lower"))
             in_thousands(panel.axes.yaxis)
             for axes in panel.all_axes:
                 in_thousands(axes.xaxis)
-    figure.suptitle(_title(fit, "Photon transfer curve"), fontsize=LABEL_SIZE + 2)
+    figure.suptitle(_title(fit, "Photon transfer curve"), fontsize=LABEL_SIZE + 2, parse_math=False)
     add_legend(figure, styles, beyond=beyond, floor=any(panel.result.floor > 0 for panel in panels))
     return figure
 
@@ -138,8 +141,8 @@ def variance_over_mean(fit: PtcFit, curves: Curves) -> Figure:
         _draw_model(panel, frame, over_mean=True)
         beyond |= draw_points(panel.axes, panel.curve, ratio, styles, frame)
         shade_turnoff(panel, frame.x)
-        write_result(panel, panel.curve.mean, ratio, corner="bottom")
-    figure.suptitle(_title(fit, "Variance over mean"), fontsize=LABEL_SIZE + 2)
+        write_result(panel, ratio, corner="bottom")
+    figure.suptitle(_title(fit, "Variance over mean"), fontsize=LABEL_SIZE + 2, parse_math=False)
     add_legend(figure, styles, beyond=beyond)
     return figure
 
@@ -158,14 +161,18 @@ def _curve_frame(panels: Sequence[Panel], scale: Scale) -> Frame:
     mean = np.concatenate([*(panel.curve.mean for panel in panels), np.zeros(0)])
     mean = mean[np.isfinite(mean) & (mean > 0)]
     # Without points, the model is worth drawing as far as it was fitted.
-    fitted = [p.result.turnoff_last_used for p in panels if p.result.turnoff_last_used > 0]
-    top = float(mean.max()) if mean.size else max(fitted, default=1.0)
+    fitted = max((p.result.turnoff_last_used for p in panels if p.result.turnoff_last_used > 0), default=1.0)
+    # Saturated points lie within a factor of two of the used ones; a mean of 1e9 ADU must not hide these.
+    near = mean[mean <= _FARTHEST * fitted] if fitted > 1 else mean
+    top = float(near.max()) if near.size else fitted
     peaks: list[float] = []
     lows: list[float] = []
     for panel in panels:
         used = panel.curve.variance[panel.curve.used]
         model = panel.model_at(np.array([top]))
-        heights = [h for h in (*used.tolist(), *([] if model is None else model.tolist())) if h > 0]
+        heights = [
+            h for h in (*used.tolist(), *([] if model is None else model.tolist())) if 0 < h < math.inf
+        ]
         peaks += [max(heights)] if heights else []
         lows += heights
     # One amplifier with a wild fit must not flatten the other fifteen.
@@ -185,7 +192,8 @@ def _residual_range(panels: Sequence[Panel]) -> Range:
         used = panel.curve.used
         model = panel.model_at(panel.curve.mean[used])
         if model is not None and model.size:
-            largest.append(float(np.nanmax(np.abs(100 * (over(panel.curve.variance[used], model) - 1)))))
+            residual = np.abs(100 * (over(panel.curve.variance[used], model) - 1))
+            largest += [float(residual[np.isfinite(residual)].max())] if np.isfinite(residual).any() else []
     # At least 0.5 %: below, residuals are as good as none.
     reach = max(0.5, 2 * float(np.median(largest))) if largest else 1.0
     return Range(-reach, reach)
@@ -211,7 +219,7 @@ def _draw_residuals(panel: Panel, axes: Axes, styles: Mapping[str, PointStyle], 
         axes.axhspan(-floor, floor, color=MUTED, alpha=0.25, linewidth=0, zorder=0)
     residual = 100 * (over(curve.variance, model) - 1)
     shown = curve.used & (np.abs(residual) <= frame.y.high)
-    # Sampling variance of C_00 is 2 C_00^2 / n_pix (Astier et al. 2019, section 4).
+    # The sampling variance of a Gaussian variance is 2 C_00^2 / n_pix.
     error = 100 * np.sqrt(2 / np.maximum(curve.pixel_count, 1))
     axes.errorbar(
         curve.mean[shown], residual[shown], error[shown], fmt="none", ecolor=USED, elinewidth=0.7, zorder=2
@@ -266,8 +274,8 @@ def covariance_over_mean(
         axes.set_title(f"$C_{{{lag_x}{lag_y}}}$" + (f": {name}" if name else ""), fontsize=LABEL_SIZE)
         axes.set_xlabel("Mean signal µ [10³ ADU]", fontsize=LABEL_SIZE - 1)
         axes.set_ylabel(rf"$C_{{{lag_x}{lag_y}}}\,/\,\mu$ [ADU]", fontsize=LABEL_SIZE - 1)
-    figure.suptitle(_title(fit, "Covariances over mean"), fontsize=LABEL_SIZE + 2)
-    number = f"{len(shown)} amplifier" + ("s" if len(shown) != 1 else "")
+    figure.suptitle(_title(fit, "Covariances over mean"), fontsize=LABEL_SIZE + 2, parse_math=False)
+    number = counted(len(shown), "amplifier")
     handles: list[Artist] = [
         Line2D([], [], linestyle="", marker=".", color=USED, alpha=0.6, label=f"used points of {number}"),
         Line2D([], [], marker="o", color=FIT, markersize=4, label="weighted mean in bins of signal"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from astropy.table import Table
@@ -16,12 +16,14 @@ from ptc_stream.export.curve import AmplifierCurve, join_curves
 from ptc_stream.export.plots import covariance_over_mean, ptc_grid, variance_over_mean
 from ptc_stream.export.run_plots import convergence, gain_noise_summary, run_overview
 from ptc_stream.export.tables import display_table, fit_table, points_table
+from ptc_stream.physics.fitting import FitStatus
 from ptc_stream.records import AmplifierFitResult, PairCovariances, PtcFit
 
 __all__ = ["DETECTOR_FIGURES", "RUN_FIGURES", "RunResult", "detector_json", "run_json"]
 
 DETECTOR_FIGURES: Mapping[str, Callable[..., Figure]] = {
     "ptc": ptc_grid,
+    "ptc_log": partial(ptc_grid, scale="log"),
     "variance_over_mean": variance_over_mean,
     "covariance_over_mean": covariance_over_mean,
 }
@@ -273,8 +275,8 @@ class RunResult:
         Parameters
         ----------
         kind
-            Of one detector: ``ptc`` (``scale="log"`` for logarithmic axes), ``variance_over_mean``,
-            ``covariance_over_mean``. Of the run: ``summary`` (``truth=...``), ``overview``.
+            Of one detector: ``ptc``, ``ptc_log``, ``variance_over_mean``, ``covariance_over_mean``. Of the
+            run: ``summary`` (``truth=...``), ``overview``.
         detector
             For a figure of one detector which; the first by default. The title names it.
         **options
@@ -314,7 +316,7 @@ class RunResult:
 
     def __repr__(self) -> str:
         amplifiers = [result for fit in self.fits for result in fit.amplifiers]
-        good = sum(result.status == "OK" for result in amplifiers)
+        good = sum(result.status == FitStatus.OK for result in amplifiers)
         return (
             f"<RunResult of run {self.run}: {len(self.fits)} detectors, {self.pairs} pairs, "
             f"{good} of {len(amplifiers)} amplifiers OK>"

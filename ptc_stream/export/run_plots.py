@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from ptc_stream.export.notation import counted
 from ptc_stream.export.plot_style import (
     BAD,
     FIT,
@@ -31,6 +32,7 @@ from ptc_stream.export.plot_style import (
     robust_range,
     write_big,
 )
+from ptc_stream.physics.fitting import FitStatus
 from ptc_stream.records import AmplifierFitResult, PtcFit
 
 __all__ = ["Truth", "convergence", "gain_noise_summary", "run_overview"]
@@ -117,7 +119,9 @@ def gain_noise_summary(fits: Sequence[PtcFit], *, truth: Truth | None = None) ->
     for panel in axes[-1]:
         _name_slots(panel, slots)
     models = "".join(f" · {model}" for model in sorted({fit.model for fit in fits}))
-    figure.suptitle(f"Gain, read noise, $a_{{00}}$, turnoff{_run(fits)}{models}", fontsize=LABEL_SIZE + 2)
+    figure.suptitle(
+        f"Gain, read noise, a00, turnoff{_run(fits)}{models}", fontsize=LABEL_SIZE + 2, parse_math=False
+    )
     _add_summary_legend(figure, slots)
     return figure
 
@@ -190,7 +194,7 @@ def _draw_values(
     """Draw values with errors; mark what has none, what is not OK and what lies off the scale."""
     size = _marker_size(slots)
     x = np.array([slot.x for slot in slots], dtype=np.float64)
-    good = np.array([slot.result.status == "OK" for slot in slots], dtype=np.bool_)
+    good = np.array([slot.result.status == FitStatus.OK for slot in slots], dtype=np.bool_)
     limit = np.array([lower_limits and slot.result.turnoff_is_lower_limit for slot in slots], dtype=np.bool_)
     known = np.isfinite(values)
     shown = clamp(values, limits)
@@ -258,24 +262,30 @@ def _mark_detectors(axes: Axes, slots: Sequence[_Slot]) -> None:
 def _name_slots(axes: Axes, slots: Sequence[_Slot]) -> None:
     spans = _detector_spans(slots)
     if len(slots) <= _MOST_NAMES:
-        axes.set_xticks([slot.x for slot in slots], [slot.result.name for slot in slots], rotation=90)
+        axes.set_xticks(
+            [slot.x for slot in slots], [slot.result.name for slot in slots], rotation=90, parse_math=False
+        )
         axes.tick_params(axis="x", labelsize=LABEL_SIZE - 4)
         axes.set_xlabel(
             "amplifiers of " + (", ".join(name for name, _, _ in spans) or "no detector"),
             fontsize=LABEL_SIZE - 1,
+            parse_math=False,
         )
         return
     step = -(-len(spans) // _MOST_DETECTOR_NAMES)
     named = spans[::step]
     axes.set_xticks(
-        [(first + last) / 2 for _, first, last in named], [name for name, _, _ in named], rotation=90
+        [(first + last) / 2 for _, first, last in named],
+        [name for name, _, _ in named],
+        rotation=90,
+        parse_math=False,
     )
     every = "" if step == 1 else f", every {step}th named"
     axes.set_xlabel(f"amplifiers of {len(spans)} detectors{every}", fontsize=LABEL_SIZE - 1)
 
 
 def _add_summary_legend(figure: Figure, slots: Sequence[_Slot]) -> None:
-    not_ok = [slot.result for slot in slots if slot.result.status != "OK"]
+    not_ok = [slot.result for slot in slots if slot.result.status != FitStatus.OK]
     other = Counter(result.status for result in not_ok if math.isfinite(result.gain))
     failed = Counter(result.status for result in not_ok if not math.isfinite(result.gain))
     explained = {"other status": _counts(other), "no result": _counts(failed)}
@@ -316,10 +326,10 @@ def convergence(history: Sequence[PtcFit]) -> Figure:
         _draw_convergence(axes, shown, quantity)
     axes_column[1].set_xlabel("Number of pairs", fontsize=LABEL_SIZE - 1)
     detectors = list(dict.fromkeys(fit.detector for fit in history))
-    name = detectors[0] if len(detectors) == 1 else f"{len(detectors)} detectors"
-    figure.suptitle(f"Convergence · {name}{_run(history)}", fontsize=LABEL_SIZE + 2)
+    name = detectors[0] if len(detectors) == 1 else counted(len(detectors), "detector")
+    figure.suptitle(f"Convergence · {name}{_run(history)}", fontsize=LABEL_SIZE + 2, parse_math=False)
     handles: list[Artist] = [
-        Line2D([], [], color=USED, linewidth=1, label=f"{len(shown)} amplifiers"),
+        Line2D([], [], color=USED, linewidth=1, label=counted(len(shown), "amplifier")),
         Line2D([], [], color=TRUTH, linewidth=6, alpha=0.45, label="± median error of one amplifier"),
     ]
     legend_below(figure, handles, columns=2)
@@ -385,7 +395,7 @@ def run_overview(fits: Sequence[PtcFit]) -> Figure:
             for row, fit in enumerate(fits)
             for result in fit.amplifiers
             for column in [names.index(result.name)]
-            if result.status != "OK"
+            if result.status != FitStatus.OK
         ],
         dtype=np.float64,
     ).reshape(-1, 2)
@@ -406,7 +416,7 @@ def run_overview(fits: Sequence[PtcFit]) -> Figure:
         )
         axes.plot(bad[:, 0], bad[:, 1], "x", color=BAD, markersize=7 if shape[0] <= 40 else 3)
         axes.set_title(f"{quantity.label} [{quantity.unit}]", fontsize=LABEL_SIZE)
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=LABEL_SIZE - 4)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=LABEL_SIZE - 4, parse_math=False)
         axes.set_facecolor("#D9D9D9")
         # Of constant size, however high the maps are.
         figure.colorbar(
@@ -424,7 +434,12 @@ def run_overview(fits: Sequence[PtcFit]) -> Figure:
     if fits:
         axes_row[0].set_ylim(len(fits) - 0.5, -0.5)
     axes_row[0].set_yticks(
-        range(len(fits)), [fit.detector for fit in fits], fontsize=LABEL_SIZE - 3 if len(fits) <= 40 else 5.5
+        range(len(fits)),
+        [fit.detector for fit in fits],
+        fontsize=LABEL_SIZE - 3 if len(fits) <= 40 else 5.5,
+        parse_math=False,
     )
-    figure.suptitle(f"Maps{_run(fits)} · grey: no value · cross: status not OK", fontsize=LABEL_SIZE + 2)
+    figure.suptitle(
+        f"Maps{_run(fits)} · grey: no value · cross: status not OK", fontsize=LABEL_SIZE + 2, parse_math=False
+    )
     return figure

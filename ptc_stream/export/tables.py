@@ -385,8 +385,11 @@ def read_points_table(path: str | Path) -> tuple[TablePoints, ...]:
         raise ConfigurationError(f"{source}: the table has no rows")
     columns = _numeric_columns(source, table)
     detectors = _names(table, "detector") if "detector" in table.colnames else [""] * len(table)
+    amplifiers = _names(table, "amplifier")
+    if "" in amplifiers:
+        raise ConfigurationError(f"{source}: column amplifier is empty in row {1 + amplifiers.index('')}")
     rows: dict[tuple[str, str], list[int]] = {}
-    for row, key in enumerate(zip(detectors, _names(table, "amplifier"), strict=True)):
+    for row, key in enumerate(zip(detectors, amplifiers, strict=True)):
         rows.setdefault(key, []).append(row)
     return tuple(
         TablePoints(
@@ -404,7 +407,7 @@ def read_points_table(path: str | Path) -> tuple[TablePoints, ...]:
 
 def _read_table(source: Path) -> Table:
     try:
-        text = source.read_text(encoding="utf-8")
+        text = source.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigurationError(f"cannot read {source}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -459,7 +462,7 @@ def _is_matrix(column: Column) -> bool:
 
 
 def _names(table: Table, name: str) -> list[str]:
-    return [str(value) for value in table[name]]
+    return ["" if value is np.ma.masked else str(value) for value in table[name]]
 
 
 def _numbers(source: Path, column: Column, unit: units.UnitBase | None, *, ndim: int) -> FloatArray:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ptc_stream.export.notation import NOT_KNOWN, with_error
+from ptc_stream.export.notation import NOT_KNOWN, counted, with_error
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,7 @@ def test_the_error_decides_the_digits(value: float, error: float, text: str) -> 
 
 def test_scale_and_unit() -> None:
     assert with_error(-2.9e-6, 3e-8, scale=1e6, unit="10⁻⁶/e⁻") == "−2.900 ± 0.030 10⁻⁶/e⁻"
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(n, "pair") for n in (0, 1, 2)] == ["0 pairs", "1 pair", "2 pairs"]

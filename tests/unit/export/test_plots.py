@@ -169,7 +169,9 @@ def test_the_turnoff_interval_is_shaded_and_a_limit_dashed(
     )
     axes, _ = _panels(ptc_grid(limit, curves))[0]
     assert not axes.patches
-    assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [result.turnoff]
+    assert [np.asarray(line.get_xdata())[0] for line in axes.lines if line.get_linestyle() == "--"] == [
+        result.turnoff
+    ]
     assert "turnoff > 112.8 10³ ADU" in _texts(axes)
 
 
@@ -178,6 +180,36 @@ def test_one_absurd_fit_does_not_flatten_the_others(fit: PtcFit, curves: Curves,
     spoilt = dataclasses.replace(fit, amplifiers=(fit.amplifiers[0], wild, *fit.amplifiers[2:4]))
     top = ptc_grid(spoilt, curves).axes[0].get_ylim()[1]
     assert top < 3 * linear.axes[0].get_ylim()[1]
+
+
+def test_one_absurd_mean_does_not_either(fit: PtcFit, curves: Curves, linear: Figure) -> None:
+    curve = curves["C10"]
+    far = dataclasses.replace(
+        curve, points=(*curve.points[:-1], dataclasses.replace(curve.points[-1], mean=1e9))
+    )
+    one = dataclasses.replace(fit, amplifiers=fit.amplifiers[:1])
+    figure = ptc_grid(one, {"C10": far})
+    assert figure.axes[0].get_xlim()[1] < linear.axes[0].get_xlim()[1]
+    assert "ABOVE_TURNOFF (beyond)" in _lines(figure.axes[0])
+
+
+def test_a_model_that_explodes_or_turns_negative_is_still_a_figure(fit: PtcFit, curves: Curves) -> None:
+    for model, parameters in (
+        ("EXPAPPROXIMATION", (1.0, 1.0, 1.0)),
+        ("EXPAPPROXIMATION", (0.0, 0.0, 1.0)),
+        ("POLYNOMIAL", (-1.0, -1.0, -1.0)),
+    ):
+        result = dataclasses.replace(fit.amplifiers[0], parameters=parameters)
+        odd = dataclasses.replace(fit, model=model, amplifiers=(result,))
+        for draw in (ptc_grid, variance_over_mean):
+            assert draw(odd, curves)._repr_png_()  # type: ignore[attr-defined] # ResultFigure
+
+
+def test_names_are_not_taken_for_formulas(fit: PtcFit, curves: Curves) -> None:
+    result = dataclasses.replace(fit.amplifiers[0], name="$\\nonsense{$")
+    odd = dataclasses.replace(fit, run="$\\frac$", detector="$_$", amplifiers=(result,))
+    for figure in (ptc_grid(odd, {}), variance_over_mean(odd, {}), covariance_over_mean(odd, curves)):
+        assert figure._repr_png_()  # type: ignore[attr-defined] # ResultFigure
 
 
 def test_variance_over_mean(fit: PtcFit, curves: Curves, over_mean: Figure) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -138,7 +139,7 @@ def test_the_last_fit_of_a_detector_counts(run: MadeUpRun) -> None:
     ],
 )
 def test_a_result_is_of_one_run_model_and_instrument(
-    run: MadeUpRun, changes: dict[str, str], message: str
+    run: MadeUpRun, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         RunResult("13144", [run.fits[0], dataclasses.replace(run.fits[1], **changes)])
@@ -209,5 +210,7 @@ def test_a_notebook_shows_the_table(result: RunResult, run: MadeUpRun) -> None:
     assert "&lt;RunResult of run 13144: 2 detectors, 100 pairs, 28 of 32 amplifiers OK&gt;" in html
     assert "1.59453 ± 0.00064" in html
     assert "more amplifiers" not in html
+    odd = dataclasses.replace(run.fits[0], detector="<script>")
+    assert "<script>" not in RunResult("13144", [odd])._repr_html_()
     many = [dataclasses.replace(run.fits[0], detector=f"D{i}") for i in range(5)]
     assert "and 16 more amplifiers" in RunResult("13144", many)._repr_html_()

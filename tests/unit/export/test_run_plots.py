@@ -5,7 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from ptc_stream.export.run_plots import convergence, gain_noise_summary, run_overview
 from ptc_stream.records import PtcFit
@@ -20,6 +22,14 @@ def _drawn(figure: Figure, row: int, label: str) -> tuple[list[float], list[floa
     lines = [line for line in figure.axes[row].lines if line.get_label() == label]
     x = [float(value) for line in lines for value in np.asarray(line.get_xdata())]
     return x, [float(value) for line in lines for value in np.asarray(line.get_ydata())]
+
+
+def _mapped(axes: Axes) -> NDArray[np.float64]:
+    """Values of a map of two detectors, NaN where it has none."""
+    drawn = axes.collections[0].get_array()
+    assert drawn is not None
+    values: NDArray[np.float64] = np.ma.masked_invalid(drawn).filled(np.nan)
+    return values.reshape(2, 16)
 
 
 def _camera(run: MadeUpRun, detectors: int) -> list[PtcFit]:
@@ -133,23 +143,19 @@ def test_the_overview_maps_detectors_against_amplifiers(run: MadeUpRun) -> None:
         "$a_{00}$ [10⁻⁶/e⁻]",
         "Turnoff [10³ ADU]",
     ]
-    values = np.ma.filled(np.ma.asarray(maps[0].collections[0].get_array()), np.nan).reshape(2, 16)
+    values = _mapped(maps[0])
     np.testing.assert_array_equal(values[1], [a.gain for a in run.fits[1].amplifiers])
     assert np.isnan(values[0, DEAD])
     crosses = maps[0].lines[0]
-    assert sorted(zip(crosses.get_xdata(), crosses.get_ydata(), strict=True)) == [
-        (5.0, 0.0),
-        (5.0, 1.0),
-        (11.0, 0.0),
-        (11.0, 1.0),
-    ]
+    places = np.column_stack([crosses.get_xdata(), crosses.get_ydata()]).tolist()
+    assert sorted(places) == [[5.0, 0.0], [5.0, 1.0], [11.0, 0.0], [11.0, 1.0]]
     assert [label.get_text() for label in maps[0].get_yticklabels()] == ["R22_S11", "R22_S12"]
 
 
 def test_detectors_with_other_amplifiers_leave_gaps(run: MadeUpRun) -> None:
     short = dataclasses.replace(run.fits[1], amplifiers=run.fits[1].amplifiers[:8])
     figure = run_overview([run.fits[0], short])
-    values = np.ma.filled(np.ma.asarray(figure.axes[0].collections[0].get_array()), np.nan).reshape(2, 16)
+    values = _mapped(figure.axes[0])
     assert np.isnan(values[1, 8:]).all()
 
 
@@ -180,6 +186,13 @@ def test_convergence_with_failed_fits_at_the_start(run: MadeUpRun) -> None:
     )
     low, high = convergence([early, *history]).axes[0].get_ylim()
     assert -5 < low < high < 5
+
+
+def test_names_are_not_taken_for_formulas(run: MadeUpRun) -> None:
+    amplifiers = tuple(dataclasses.replace(a, name=f"$\\x{a.name}$") for a in run.fits[0].amplifiers[:2])
+    odd = dataclasses.replace(run.fits[0], run="$\\frac$", detector="$_$", amplifiers=amplifiers)
+    for figure in (gain_noise_summary([odd]), run_overview([odd]), convergence([odd])):
+        assert figure._repr_png_()  # type: ignore[attr-defined] # ResultFigure
 
 
 def test_nothing_to_draw_is_said() -> None:

@@ -165,6 +165,11 @@ def test_a_plain_csv_needs_three_columns_only(tmp_path: Path) -> None:
     assert one.covariances is None
 
 
+def test_spreadsheets_begin_with_a_mark_and_may_leave_the_detector_empty(tmp_path: Path) -> None:
+    path = _write(tmp_path / "t.csv", "\ufeffdetector,amplifier,mean,variance\nD,A,1,2\n,A,3,4\n")
+    assert [points.detector for points in read_points_table(path)] == ["D", ""]
+
+
 def test_matrices_in_plain_csv_are_json(tmp_path: Path) -> None:
     path = _write(
         tmp_path / "t.csv",
@@ -209,6 +214,7 @@ HEAD = "amplifier,mean,variance"
         ("x\n1\n", "no column amplifier and no column mean and no column variance"),
         (f"{HEAD}\n", "has no rows"),
         (f"{HEAD}\nA,1,2\nA,1,2,3,4\n", "is not a table"),
+        (f"{HEAD}\nA,1,2\n,1,2\n", "column amplifier is empty in row 2"),
         (f"{HEAD}\nA,one,2\n", "column mean: could not convert"),
         (f"{HEAD},pixel_count\nA,1,2,3.5\n", "pixel_count holds what is not a number of pixels"),
         (f"{HEAD},pixel_count\nA,1,2,-3\n", "pixel_count holds what is not a number of pixels"),
