@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ptc_stream.physics.solver import (
-    curve_residuals,
+    curve_gradient,
     curve_values,
     robust_curve,
     solve_curve,
     start_curve,
 )
 from ptc_stream.physics.turnoff import Turnoff, find_turnoff
-from ptc_stream.physics.weights import point_weights, solve_floor, tail_quantile
+from ptc_stream.physics.weights import middle, point_weights, solve_floor, tail_quantile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LEAST_CURVE_POINTS", "Candidates", "Curve", "find_curve"]
+__all__ = ["LEAST_CURVE_POINTS", "Candidates", "Curve", "find_curve", "relative_residuals"]
 
 # Three parameters and one degree of freedom: without it nothing tells how well the points follow the curve.
 LEAST_CURVE_POINTS = 4
@@ -227,7 +227,7 @@ def _first_selection(
         robust, covariance, scatter = robust_curve(
             mean[:last], variance[:last], relative_variance[:last], start, candidates.noise
         )
-        residual, predicted = curve_residuals(robust, covariance, candidates.mean, candidates.variance)
+        residual, predicted = relative_residuals(robust, covariance, candidates.mean, candidates.variance)
         error = np.sqrt(candidates.relative_variance + scatter * scatter + predicted)
         turnoff = find_turnoff(candidates.mean, residual, error, candidates.saturated, turnoff_fraction)
         # The curve is fitted again to what is below the turnoff, until that no longer moves it.
@@ -271,7 +271,7 @@ def _what_is_told(candidates: Candidates, used: NDArray[np.bool_], scatter: floa
 
 def _straight_slope(candidates: Candidates, used: NDArray[np.bool_]) -> float:
     """Slope of the straight line from the noise at zero through the used points, by their median."""
-    return float(np.median((candidates.variance[used] - candidates.noise) / candidates.mean[used]))
+    return middle((candidates.variance[used] - candidates.noise) / candidates.mean[used])
 
 
 def _reweighted_fit(
@@ -320,12 +320,42 @@ def _near(
     outlier_sigma: float,
 ) -> NDArray[np.bool_]:
     """Tell which points are near the curve, in units of their true errors."""
-    residual, predicted = curve_residuals(parameters, covariance, candidates.mean, candidates.variance)
+    residual, predicted = relative_residuals(parameters, covariance, candidates.mean, candidates.variance)
     # The curve knows the points that it was fitted to; to the others its own error adds.
     variance = candidates.relative_variance + floor * floor + np.where(fitted, 0.0, predicted)
     limit = tail_quantile(outlier_sigma, dof, _floor_share(candidates, floor))
     near: NDArray[np.bool_] = residual * residual <= limit * limit * variance
     return near
+
+
+def relative_residuals(
+    parameters: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare points with a curve.
+
+    Parameters
+    ----------
+    parameters, covariance
+        (3,), (3, 3): p0, p1, kappa and their covariance.
+    mean, variance
+        (N,) points [ADU], [ADU^2].
+
+    Returns
+    -------
+    residual : NDArray
+        (N,) (C_00 - model) / model; 1000 where the model is not positive, so that nothing is near it.
+    predicted : NDArray
+        (N,) relative variance of the model itself.
+    """
+    model = curve_values(parameters, mean)
+    sane = model > 0.0
+    safe = np.where(sane, model, 1.0)
+    relative = curve_gradient(parameters, mean) / safe[:, np.newaxis]
+    predicted = np.sum((relative @ covariance) * relative, axis=1)
+    return np.where(sane, (variance - safe) / safe, 1e3), np.where(sane, predicted, 0.0)
 
 
 def _floor_share(candidates: Candidates, floor: float) -> float:

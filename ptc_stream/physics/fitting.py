@@ -35,6 +35,7 @@ from ptc_stream.physics.selection import (
     reasons_of,
 )
 from ptc_stream.physics.solutions import Solution, solve_expapproximation, solve_polynomial
+from ptc_stream.physics.weights import middle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -357,7 +358,7 @@ def _candidates(
         mean=mean[order],
         variance=variance[order],
         relative_variance=relative_variance,
-        typical_variance=float(np.median(relative_variance)) if index.size else math.nan,
+        typical_variance=middle(relative_variance) if index.size else math.nan,
         eligible=codes[order] == 0,
         saturated=saturated[order],
         noise=noise,

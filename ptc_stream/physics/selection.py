@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ptc_stream.physics.weights import middle
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -164,15 +166,10 @@ def is_dead(
     means, variances = mean[good][order], variance[good][order]
     # The middle third counts as well: above the turnoff the variance of a live one may fall to nothing.
     third = max(1, number // 3)
-    bottom = _median(variances[:third])
-    highest = max(_median(variances[third:-third]), _median(variances[-third:]))
+    bottom = middle(variances[:third])
+    highest = max(middle(variances[third:-third]), middle(variances[-third:]))
     if highest - noise < _LEAST_GROWTH * noise:  # False where the noise is not known
         return True
     spans = means[-third] > 1.5 * means[third - 1]
     # Neither does it fall: that is a live one of which most points so far are above the turnoff.
     return bool(spans and abs(highest - bottom) < _LEAST_GROWTH * bottom)
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    """Return the middle value, the upper one of two: np.median takes ten times as long for its care."""
-    return float(np.sort(values)[values.size // 2])

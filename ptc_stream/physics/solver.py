@@ -11,8 +11,8 @@ ordinary point, and the read noise measured on the overscan is p0 itself, withou
 Every sum runs over the points of one amplifier in the order given. So an amplifier has the same bytes
 whether it is fitted alone or among others.
 
-The kernels of Eq. 16 stand together in this file because numba's cache does not see changes in other files
-(`ptc_stream.physics._jit`); `ptc_stream.physics.models` has the formulas as users know them.
+All kernels of Eq. 16 stand here because numba's cache does not see changes in other files; the formulas as
+users know them are in `ptc_stream.physics.models`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "curve_gradient",
-    "curve_residuals",
     "curve_values",
     "robust_curve",
     "solve_curve",
@@ -46,6 +45,9 @@ _SERIES = tuple(1.0 / math.factorial(k + 1) for k in range(13, -1, -1))
 _MAX_CURVATURE = 50.0
 
 _MAX_STEPS = 60
+
+# Determinant of a normal matrix of unit diagonal below which nothing but rounding is left of it.
+_SINGULAR = 1e-14
 
 # A step counts as the last one when it is this fraction of the parameters' own errors, squared.
 # Larger: two minimisers no longer agree to 1e-6 of each parameter. Smaller: rounding keeps it from ending.
@@ -129,111 +131,24 @@ def curve_gradient(parameters: NDArray[np.float64], mean: NDArray[np.float64]) -
 
 
 @njit
-def curve_residuals(
-    parameters: NDArray[np.float64],
-    covariance: NDArray[np.float64],
-    mean: NDArray[np.float64],
-    variance: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compare points with the curve.
-
-    Parameters
-    ----------
-    parameters, covariance
-        (3,), (3, 3): p0, p1, kappa and their covariance.
-    mean, variance
-        (N,) points [ADU], [ADU^2].
-
-    Returns
-    -------
-    residual : NDArray
-        (N,) (C_00 - model) / model; 1000 where the model is not positive, so that nothing is near it.
-    predicted : NDArray
-        (N,) relative variance of the model itself.
-    """
-    residual = np.empty(mean.size)
-    predicted = np.zeros(mean.size)
-    for i in range(mean.size):
-        f, df = _growth(parameters[2] * mean[i])
-        g1 = mean[i] * f
-        g2 = parameters[1] * mean[i] * mean[i] * df
-        model = parameters[0] + parameters[1] * g1
-        residual[i] = 1e3
-        if model > 0.0:
-            residual[i] = (variance[i] - model) / model
-            predicted[i] = (
-                covariance[0, 0]
-                + g1 * (2.0 * covariance[0, 1] + g1 * covariance[1, 1])
-                + g2 * (2.0 * covariance[0, 2] + 2.0 * g1 * covariance[1, 2] + g2 * covariance[2, 2])
-            ) / (model * model)
-    return residual, predicted
-
-
-@njit
 def _invert(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
-    """Invert a symmetric positive matrix (Cholesky, unit diagonal); False where it is singular."""
-    size = matrix.shape[0]
-    inverse = np.zeros((size, size))
-    scale = np.empty(size)
-    for i in range(size):
-        if not matrix[i, i] > 0.0:
-            return inverse, False
-        scale[i] = 1.0 / math.sqrt(matrix[i, i])
-    factor = np.zeros((size, size))
-    for i in range(size):
-        for j in range(i + 1):
-            s = matrix[i, j] * scale[i] * scale[j]
-            for k in range(j):
-                s -= factor[i, k] * factor[j, k]
-            if i > j:
-                factor[i, j] = s / factor[j, j]
-            elif s > 1e-15 * size:  # what is left of 1 after rounding: below, the parameters are degenerate
-                factor[i, i] = math.sqrt(s)
-            else:
-                return inverse, False
-    # Columns of L^-1, then L^-T L^-1.
-    half = np.zeros((size, size))
-    for j in range(size):
-        half[j, j] = 1.0 / factor[j, j]
-        for i in range(j + 1, size):
-            s = 0.0
-            for k in range(j, i):
-                s -= factor[i, k] * half[k, j]
-            half[i, j] = s / factor[i, i]
-    for i in range(size):
-        for j in range(i + 1):
-            s = 0.0
-            for k in range(i, size):
-                s += half[k, i] * half[k, j]
-            inverse[i, j] = s * scale[i] * scale[j]
-            inverse[j, i] = inverse[i, j]
+    """Invert a symmetric positive 3x3 matrix, scaled to a unit diagonal; False where it is singular."""
+    inverse = np.zeros((3, 3))
+    if not (matrix[0, 0] > 0.0 and matrix[1, 1] > 0.0 and matrix[2, 2] > 0.0):
+        return inverse, False
+    scale = 1.0 / np.sqrt(np.diag(matrix))
+    a = matrix[1, 2] * scale[1] * scale[2]
+    b = matrix[0, 2] * scale[0] * scale[2]
+    c = matrix[0, 1] * scale[0] * scale[1]
+    determinant = (1.0 - a * a) - (b * b + c * c - 2.0 * a * b * c)
+    if not determinant > _SINGULAR:
+        return inverse, False
+    inverse[0, 0], inverse[1, 1], inverse[2, 2] = 1.0 - a * a, 1.0 - b * b, 1.0 - c * c
+    inverse[1, 2] = inverse[2, 1] = b * c - a
+    inverse[0, 2] = inverse[2, 0] = a * c - b
+    inverse[0, 1] = inverse[1, 0] = a * b - c
+    inverse *= np.outer(scale, scale) / determinant
     return inverse, True
-
-
-@njit
-def _fill(  # noqa: PLR0917 - numba kernels take positional arguments
-    normal: NDArray[np.float64],
-    right: NDArray[np.float64],
-    n00: float,
-    n01: float,
-    n02: float,
-    n11: float,
-    n12: float,
-    n22: float,
-    r0: float,
-    r1: float,
-    r2: float,
-) -> None:
-    """Put sums, kept in registers while they were summed, into the normal equations."""
-    normal[0, 0] = n00
-    normal[1, 1] = n11
-    normal[2, 2] = n22
-    normal[0, 1] = normal[1, 0] = n01
-    normal[0, 2] = normal[2, 0] = n02
-    normal[1, 2] = normal[2, 1] = n12
-    right[0] = r0
-    right[1] = r1
-    right[2] = r2
 
 
 @njit
@@ -242,17 +157,27 @@ def _accumulate(  # noqa: PLR0917 - numba kernels take positional arguments
     t: NDArray[np.float64],
     y: NDArray[np.float64],
     w: NDArray[np.float64],
+    reach: NDArray[np.float64],
     normal: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> float:
-    """Fill the normal equations of the scaled curve at `q`; return chi2."""
+    """Fill the normal equations of the scaled curve at `q`; return chi2.
+
+    The weights are `w`; or, with a non-empty `reach`, Tukey's, put into `w`: none for a point whose squared
+    relative distance from the curve is `reach` or more.
+    """
     n00 = n01 = n02 = n11 = n12 = n22 = r0 = r1 = r2 = chi2 = 0.0
     for i in range(t.size):
+        f, df = _growth(q[2] * t[i])
+        g1 = t[i] * f
+        g2 = q[1] * t[i] * t[i] * df
+        model = q[0] + q[1] * g1
+        d = y[i] - model
+        if reach.size > 0:
+            s2 = reach[i] * model * model
+            far = 1.0 - d * d / s2 if model > 0.0 else 0.0
+            w[i] = (_TUKEY * far) ** 2 / s2 if far > 0.0 else 0.0
         if w[i] > 0.0:
-            f, df = _growth(q[2] * t[i])
-            g1 = t[i] * f
-            g2 = q[1] * t[i] * t[i] * df
-            d = y[i] - q[0] - q[1] * g1
             n00 += w[i]
             n01 += w[i] * g1
             n02 += w[i] * g2
@@ -263,7 +188,11 @@ def _accumulate(  # noqa: PLR0917 - numba kernels take positional arguments
             r1 += w[i] * g1 * d
             r2 += w[i] * g2 * d
             chi2 += w[i] * d * d
-    _fill(normal, right, n00, n01, n02, n11, n12, n22, r0, r1, r2)
+    normal[0, 0], normal[1, 1], normal[2, 2] = n00, n11, n22
+    normal[0, 1] = normal[1, 0] = n01
+    normal[0, 2] = normal[2, 0] = n02
+    normal[1, 2] = normal[2, 1] = n12
+    right[0], right[1], right[2] = r0, r1, r2
     return chi2
 
 
@@ -331,11 +260,12 @@ def solve_curve(  # noqa: PLR0917 - numba kernels take positional arguments
         if w[i] > 0.0:
             total += w[i] * y[i] * y[i]
             count += 1
+    given = np.empty(0)  # the weights are
     normal = np.zeros((3, 3))
     right = np.zeros(3)
     trial_normal = np.zeros((3, 3))
     trial_right = np.zeros(3)
-    chi2 = _accumulate(q, t, y, w, normal, right) + prior_weight * (prior - q[0]) ** 2
+    chi2 = _accumulate(q, t, y, w, given, normal, right) + prior_weight * (prior - q[0]) ** 2
     damping = 0.0
     converged = False
     for _ in range(_MAX_STEPS):
@@ -361,7 +291,7 @@ def solve_curve(  # noqa: PLR0917 - numba kernels take positional arguments
                     length += step[i] * undamped[i, j] * step[j]
             if abs(trial[2]) <= _MAX_CURVATURE:
                 trial_chi2 = (
-                    _accumulate(trial, t, y, w, trial_normal, trial_right)
+                    _accumulate(trial, t, y, w, given, trial_normal, trial_right)
                     + prior_weight * (prior - trial[0]) ** 2
                 )
                 small = length * count <= _STEP_TOLERANCE * chi2 + 1e-26 * total
@@ -384,9 +314,7 @@ def solve_curve(  # noqa: PLR0917 - numba kernels take positional arguments
     if not curved:
         _hold_straight(normal, right)
     covariance, regular = _invert(normal)
-    for i in range(3):
-        for j in range(3):
-            covariance[i, j] *= units[i] * units[j]
+    covariance *= np.outer(units, units)
     if not curved:
         covariance[2, 2] = 0.0
     return q * units, covariance, converged and regular
@@ -410,30 +338,9 @@ def _reweighted_steps(  # noqa: PLR0917 - numba kernels take positional argument
     w = np.zeros(t.size)
     normal = np.zeros((3, 3))
     right = np.zeros(3)
+    reach = (relative_variance + scatter * scatter) * _TUKEY**2
     for _ in range(steps):
-        n00 = n01 = n02 = n11 = n12 = n22 = r0 = r1 = r2 = 0.0
-        for i in range(t.size):
-            f, df = _growth(q[2] * t[i])
-            g1 = t[i] * f
-            g2 = q[1] * t[i] * t[i] * df
-            model = q[0] + q[1] * g1
-            w[i] = 0.0
-            if model > 0.0:
-                d = y[i] - model
-                s2 = (relative_variance[i] + scatter * scatter) * model * model
-                far = 1.0 - d * d / (s2 * _TUKEY * _TUKEY)
-                if far > 0.0:
-                    w[i] = far * far / s2
-                    n00 += w[i]
-                    n01 += w[i] * g1
-                    n02 += w[i] * g2
-                    n11 += w[i] * g1 * g1
-                    n12 += w[i] * g1 * g2
-                    n22 += w[i] * g2 * g2
-                    r0 += w[i] * d
-                    r1 += w[i] * g1 * d
-                    r2 += w[i] * g2 * d
-        _fill(normal, right, n00, n01, n02, n11, n12, n22, r0, r1, r2)
+        _accumulate(q, t, y, w, reach, normal, right)
         # Weak knowledge that keeps a degenerate set of points in place and is lost against any real one:
         # p0 is within prior_error of the noise, |kappa mu| is within 4.
         normal[0, 0] += 1.0 / prior_error**2
@@ -453,8 +360,7 @@ def _reweighted_steps(  # noqa: PLR0917 - numba kernels take positional argument
             limit = 0.5 * q[1] / abs(step[1])
         if abs(step[2]) > 1.0:
             limit = min(limit, 1.0 / abs(step[2]))
-        for i in range(3):
-            q[i] += limit * step[i]
+        q += limit * step
         q[2] = min(max(q[2], -_MAX_CURVATURE), _MAX_CURVATURE)
     return w
 
@@ -582,15 +488,13 @@ def robust_curve(
         # The median of |Gaussian| is sigma / 1.4826; three parameters have made the residuals smaller.
         spread = 1.4826 * np.median(deviations[:number]) * math.sqrt(number / max(number - 3.0, 1.0))
         scatter = math.sqrt(max(spread * spread - np.median(expected[:number]), 0.0))
-        w = _reweighted_steps(q, t, y, relative_variance, prior, prior_error, max(scatter, _LEAST_SCATTER), 3)
+        w = _reweighted_steps(q, t, y, relative_variance, prior, prior_error, max(scatter, _LEAST_SCATTER), 2)
     normal = np.zeros((3, 3))
     right = np.zeros(3)
-    _accumulate(q, t, y, w, normal, right)
+    _accumulate(q, t, y, w, np.empty(0), normal, right)
     normal[0, 0] += 1.0 / prior_error**2
     normal[2, 2] += 1.0 / 16.0
     covariance, _regular = _invert(normal)
     units = np.array([variance_scale, variance_scale / mean_scale, 1.0 / mean_scale])
-    for i in range(3):
-        for j in range(3):
-            covariance[i, j] *= units[i] * units[j]
+    covariance *= np.outer(units, units)
     return q * units, covariance, scatter

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptc_stream.physics.curve import Candidates, Curve, find_curve
-from ptc_stream.physics.solver import curve_values
+from ptc_stream.physics.curve import Candidates, Curve, find_curve, relative_residuals
+from ptc_stream.physics.solver import curve_gradient, curve_values
 from ptc_stream.physics.weights import point_weights
 from tests.curves import A00, GAIN, READ_NOISE, break_off, eq16
 
@@ -141,3 +141,22 @@ def test_outliers_in_units_of_the_true_error() -> None:
     variance[40] *= 1.02  # 14 sigma of sampling, less than 5 sqrt(variance)
     used = find(mean, variance).used
     assert np.flatnonzero(~used).tolist() == [40]
+
+
+def test_residuals_and_the_error_of_the_curve_itself() -> None:
+    mean = np.linspace(300.0, 9e4, 25)
+    curve = find(mean, scattered(mean, 1))
+    model = curve_values(curve.parameters, mean)
+    residual, predicted = relative_residuals(curve.parameters, curve.covariance, mean, 1.01 * model)
+    np.testing.assert_allclose(residual, 0.01, rtol=1e-9)
+    gradient = curve_gradient(curve.parameters, mean)
+    np.testing.assert_allclose(
+        predicted, np.einsum("ij,jk,ik->i", gradient, curve.covariance, gradient) / model**2, rtol=1e-6
+    )
+
+
+def test_nothing_is_near_a_negative_curve() -> None:
+    residual, _ = relative_residuals(
+        np.array([-5.0, 1.0, 0.0]), np.zeros((3, 3)), np.array([1.0, 9.0]), np.ones(2)
+    )
+    np.testing.assert_array_equal(residual, [1000.0, -0.75])

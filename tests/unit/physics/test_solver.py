@@ -5,7 +5,6 @@ import pytest
 
 from ptc_stream.physics.solver import (
     curve_gradient,
-    curve_residuals,
     curve_values,
     robust_curve,
     solve_curve,
@@ -83,24 +82,6 @@ def test_too_few_different_signals_do_not_converge(levels: list[float]) -> None:
     mean = np.array(levels)
     _, _, converged = solve_curve(mean, eq16(mean), np.ones(6), TRUTH, 0.0, 0.0, True)
     assert not converged
-
-
-def test_residuals_and_the_error_of_the_curve_itself() -> None:
-    _, covariance, _ = solve_curve(MEAN, eq16(MEAN), weights(), TRUTH, 0.0, 0.0, True)
-    residual, predicted = curve_residuals(TRUTH, covariance, MEAN, 1.01 * eq16(MEAN))
-    gradient = curve_gradient(TRUTH, MEAN)
-    np.testing.assert_allclose(residual, 0.01, rtol=1e-9)
-    np.testing.assert_allclose(
-        predicted, np.einsum("ij,jk,ik->i", gradient, covariance, gradient) / eq16(MEAN) ** 2, rtol=1e-6
-    )
-
-
-def test_nothing_is_near_a_negative_curve() -> None:
-    residual, _ = curve_residuals(
-        np.array([-5.0, 1.0, 0.0]), np.zeros((3, 3)), np.array([1.0, 9.0]), np.ones(2)
-    )
-    assert residual[0] == 1000.0
-    assert residual[1] == -0.75
 
 
 @pytest.mark.parametrize("noise", [NOISE, np.nan])
