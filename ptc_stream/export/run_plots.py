@@ -178,7 +178,8 @@ def _draw_difference(axes: Axes, slots: Sequence[_Slot], quantity: _Quantity) ->
     else:
         values = values - truths
     axes.axhline(0, color=TRUTH, linewidth=1.6, zorder=1)
-    limits = robust_range(np.concatenate([values, values - errors, values + errors, np.zeros(1)]))
+    low, high = robust_range(np.concatenate([values, values - errors, values + errors]))
+    limits = Range(min(low, -0.1 * high), max(high, -0.1 * low))  # zero, the truth, is always in sight
     _draw_values(axes, slots, values, errors, limits, lower_limits=quantity.name == "turnoff")
 
 

@@ -93,6 +93,16 @@ def test_against_truth_a_second_column_shows_the_difference(run: MadeUpRun) -> N
     assert "truth" in _legend(figure)
 
 
+def test_the_truth_is_in_sight_however_far_the_fits_are(run: MadeUpRun) -> None:
+    truth = {
+        "R22_S11": {a.name: {"turnoff": a.turnoff + 5e4, "a00": a.a00 - 1e-6} for a in run.fits[0].amplifiers}
+    }
+    figure = gain_noise_summary(run.fits[:1], truth=truth)
+    for axes in (figure.axes[5], figure.axes[7]):
+        low, high = axes.get_ylim()
+        assert low < 0 < high
+
+
 def test_truth_of_some_quantities_of_some_amplifiers(run: MadeUpRun) -> None:
     figure = gain_noise_summary(run.fits, truth={"R22_S11": {"C10": {"gain": 1.6}}})
     assert len(_drawn(figure, 1, "fit")[0]) == 1
