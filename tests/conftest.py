@@ -1,4 +1,4 @@
-"""What all tests share: the profile of hypothesis, a small simulated run, and a look for what is left over."""
+"""What all tests share: hypothesis, a small simulated run, and a look for what is left over."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ Log = dict[tuple[str, int], list[tuple[str, bytes]]]
 
 def command(*arguments: str | os.PathLike[str]) -> list[str]:
     """The words that start `ptc-stream`, with this interpreter."""
-    return [sys.executable, "-m", "ptc_stream", *map(os.fspath, arguments)]
+    return [sys.executable, "-m", "ptc_stream", *(os.fspath(argument) for argument in arguments)]
 
 
 def environment() -> dict[str, str]:
@@ -94,9 +94,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 def start(*arguments: str | os.PathLike[str], output: Path) -> subprocess.Popen[bytes]:
     """Start a command in the background; what it says goes to the file `output`."""
     with output.open("wb") as file:
-        return subprocess.Popen(
-            command(*arguments), stdout=file, stderr=subprocess.STDOUT, env=environment()
-        )
+        return subprocess.Popen(command(*arguments), stdout=file, stderr=subprocess.STDOUT, env=environment())
 
 
 def until(condition: Callable[[], ValueT], *, timeout: float = 60.0, what: str) -> ValueT:
