@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -16,9 +17,16 @@ import pydantic
 from rich.table import Table
 
 from ptc_stream.cli.display import console, output, progress_bar
-from ptc_stream.cli.options import VariadicCommand, default_workers
-from ptc_stream.cli.processing import STORE_NAME, process_arrivals, write_results
-from ptc_stream.config import load_settings, parse_value
+from ptc_stream.cli.options import (
+    VariadicCommand,
+    config_options,
+    default_workers,
+    json_option,
+    looking_config_options,
+    settings_from,
+)
+from ptc_stream.cli.processing import STORE_NAME, metrics_option, process_arrivals, write_results
+from ptc_stream.config import Settings, load_settings, parse_value
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.export.figures import save_all
 from ptc_stream.export.notation import with_error
@@ -73,8 +81,18 @@ _JOB_S = 120.0
     help="Directory for images, store, results and figures. Replaced if it is an earlier demo.",
 )
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes (default: one per core).")
-@click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics here while running.")
-def demo_command(*, out: Path, workers: int | None, metrics: str | None) -> None:
+@metrics_option
+@config_options
+@json_option
+def demo_command(
+    *,
+    out: Path,
+    workers: int | None,
+    metrics: str | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Simulate a camera run, feed it live, and compare the result with the truth.
 
     Two detectors of 16 amplifiers take 25 pairs of flats at shuffled levels, with biases in between; one
@@ -85,7 +103,7 @@ def demo_command(*, out: Path, workers: int | None, metrics: str | None) -> None
     workers = workers or default_workers()
     images = out / "images"
     store = out / STORE_NAME
-    settings = load_settings(environment={})
+    settings = settings_from(config_file=config_file, assignments=assignments)
     truth = truth_of(DEMO)
     a00 = float(DEMO.a_matrix[0][0])
     b00 = float(DEMO.b_matrix[0][0])
@@ -102,6 +120,7 @@ def demo_command(*, out: Path, workers: int | None, metrics: str | None) -> None
             measuring=MeasuringSettings.from_settings(settings),
             workers=workers,
             metrics=metrics,
+            quiet=as_json,
         )
     )
     if interrupted:
@@ -112,8 +131,12 @@ def demo_command(*, out: Path, workers: int | None, metrics: str | None) -> None
     write_results(result, out)
     with console.status("drawing figures"):
         figures = save_all(result, out / "figures", truth=_truth_for_figures(truth), history=history)
-    output.print(_comparison(result, truth))
+    verdict, good = _verdict(result, truth)
     summary = result.to_json()
+    if as_json:
+        click.echo(json.dumps(summary | {"verdict": verdict, "good": good}, indent=1))
+        raise click.exceptions.Exit(0 if good else 1)
+    output.print(_comparison(result, truth))
     output.print(
         f"{summary['pairs']} pairs in the fits, {summary['unpaired']} flats without partner, "
         f"{summary['rejected']} rejected (see `ptc-stream rejected {store}`)"
@@ -121,7 +144,6 @@ def demo_command(*, out: Path, workers: int | None, metrics: str | None) -> None
     output.print(
         f"results: {out}/results.ecsv, results.json, gains.yaml; {len(figures)} figures in {out}/figures"
     )
-    verdict, good = _verdict(result, truth)
     output.print(verdict, style="green" if good else "red")
     if not good:
         raise click.exceptions.Exit(1)
@@ -130,11 +152,12 @@ def demo_command(*, out: Path, workers: int | None, metrics: str | None) -> None
 async def _simulate_and_process(
     images: Path,
     store: Path,
-    settings: Any,
+    settings: Settings,
     *,
     measuring: MeasuringSettings,
     workers: int,
     metrics: str | None,
+    quiet: bool,
 ) -> bool:
     writing = asyncio.create_task(write_scenario(DEMO, images, workers=workers))
     try:
@@ -147,6 +170,7 @@ async def _simulate_and_process(
             measuring,
             workers=workers,
             metrics=metrics,
+            quiet=quiet,
             purpose="ptc-stream demo",
         )
         if not interrupted:
@@ -332,6 +356,8 @@ def _verdict(result: RunResult, truth: Truth) -> tuple[str, bool]:
     callback=lambda ctx, _, given: _list_fields(ctx) if given else None,
     help="List the fields of a scenario with their defaults.",
 )
+@looking_config_options
+@json_option
 def simulate_command(
     out: Path,
     *,
@@ -346,6 +372,8 @@ def simulate_command(
     pause_s: float,
     workers: int | None,
     assignments: tuple[str, ...],
+    config_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Write a simulated run into OUT as LSST-like raw FITS, with truth.json beside it.
 
@@ -353,6 +381,7 @@ def simulate_command(
     ptc-stream simulate sim --levels 40 --set 'dead_amplifiers=["R22_S11/C03"]' missing=2 late=1
     ptc-stream simulate incoming --every 2        a camera that takes two seconds a file
     """
+    load_settings(file=config_file)
     values: dict[str, Any] = {
         "seed": seed,
         "run": run_name,
@@ -379,13 +408,17 @@ def simulate_command(
         raise ConfigurationError(
             f"{'.'.join(map(str, first['loc'])) or 'scenario'}: {first['msg']}"
         ) from error
-    with progress_bar("writing exposures") as progress:
+    with progress_bar("writing exposures", quiet=as_json) as progress:
         asyncio.run(
             write_scenario(
                 scenario, out, workers=workers or default_workers(), pause_s=pause_s, progress=progress
             )
         )
-    output.print(f"run {scenario.run}: {len(plan(scenario))} files and {TRUTH_FILE} in {out}")
+    files = [exposure.file_name for exposure in in_writing_order(plan(scenario))]
+    if as_json:
+        click.echo(json.dumps({"run": scenario.run, "directory": str(out), "files": files}, indent=1))
+        return
+    output.print(f"run {scenario.run}: {len(files)} files and {TRUTH_FILE} in {out}")
 
 
 def _list_fields(context: click.Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from ptc_stream.cli.options import (
     config_options,
     fit_options,
     json_option,
+    looking_config_options,
     pairing_options,
     reading_options,
     settings_from,
     store_argument,
 )
 from ptc_stream.cli.processing import check_flats, write_results
+from ptc_stream.config import load_settings
 from ptc_stream.core.pairing import pair_exposures
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.export.figures import save_all
@@ -139,13 +142,20 @@ def list_command(
 @_run_option
 @fit_options
 @click.option("--all", "every_amplifier", is_flag=True, help="One row per amplifier, however many there are.")
+@looking_config_options
 @json_option
 def show_command(
-    store: Path, *, run_name: str | None, model: str | None, every_amplifier: bool, as_json: bool
+    store: Path,
+    *,
+    run_name: str | None,
+    model: str | None,
+    every_amplifier: bool,
+    config_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Show the results in STORE, also while a run is being processed."""
     with Store(store) as reader:
-        result = _result(reader, run_name, model)
+        result = _result(reader, run_name, _model(model, config_file))
         run = reader.one_run(run_name)
         waiting = reader.waiting(run)
         if as_json:
@@ -182,19 +192,27 @@ def show_command(
     show_default=True,
     help="File format. Repeatable.",
 )
+@looking_config_options
+@json_option
 def plot_command(
-    store: Path, *, run_name: str | None, model: str | None, out: Path | None, formats: tuple[str, ...]
+    store: Path,
+    *,
+    run_name: str | None,
+    model: str | None,
+    out: Path | None,
+    formats: tuple[str, ...],
+    config_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Draw every figure of a run: curves with residuals, covariances, convergence, summary."""
     target = out or store.absolute().parent / "figures"
     with Store(store) as reader, console.status("drawing"):
-        result = _result(reader, run_name, model)
+        result = _result(reader, run_name, _model(model, config_file))
         history: list[PtcFit] = []
         for fit in result.fits:
             history += reader.history(fit.group, fit.model)
         saved = save_all(result, target, formats=formats, history=history)
-    for path in saved:
-        output.print(str(path), soft_wrap=True)
+    _print_files(saved, as_json=as_json)
 
 
 @click.command("export")
@@ -207,27 +225,39 @@ def plot_command(
     metavar="DIR",
     help="Where to (default: the directory of STORE).",
 )
-def export_command(store: Path, *, run_name: str | None, model: str | None, out: Path | None) -> None:
+@looking_config_options
+@json_option
+def export_command(
+    store: Path,
+    *,
+    run_name: str | None,
+    model: str | None,
+    out: Path | None,
+    config_file: Path | None,
+    as_json: bool,
+) -> None:
     """Write results.ecsv, gains.yaml, results.json and points.ecsv (every point, used or not, and why)."""
     target = out or store.absolute().parent
     with Store(store) as reader:
-        result = _result(reader, run_name, model)
-        write_results(result, target)
+        result = _result(reader, run_name, _model(model, config_file))
+        written = write_results(result, target)
         points = [
             result.points(fit.detector, amplifier.name, matrices=True)
             for fit in result.fits
             for amplifier in fit.amplifiers
         ]
-        write_ecsv(points, target / "points.ecsv")
-    output.print(f"results.ecsv, results.json, gains.yaml and points.ecsv are in {target}", soft_wrap=True)
+        written.append(write_ecsv(points, target / "points.ecsv"))
+    _print_files(written, as_json=as_json)
 
 
 @click.command("alerts")
 @store_argument
 @click.option("--active", is_flag=True, help="Only those that are not cleared.")
+@looking_config_options
 @json_option
-def alerts_command(store: Path, *, active: bool, as_json: bool) -> None:
+def alerts_command(store: Path, *, active: bool, config_file: Path | None, as_json: bool) -> None:
     """List the alerts in STORE: raised and cleared once each."""
+    load_settings(file=config_file)
     with Store(store) as reader:
         alerts = reader.alerts()
         chosen = _active(alerts) if active else alerts
@@ -244,9 +274,11 @@ def alerts_command(store: Path, *, active: bool, as_json: bool) -> None:
 
 @click.command("rejected")
 @store_argument
+@looking_config_options
 @json_option
-def rejected_command(store: Path, *, as_json: bool) -> None:
+def rejected_command(store: Path, *, config_file: Path | None, as_json: bool) -> None:
     """List everything in STORE that could not be used, and why."""
+    load_settings(file=config_file)
     with Store(store) as reader:
         rejected = reader.rejected()
     if as_json:
@@ -306,6 +338,22 @@ def _result(reader: Store, run_name: str | None, model: str | None) -> RunResult
             f"make it with `ptc-stream run PATHS --store {reader.path} --model {model}`"
         )
     return reader.result(run[1], model)
+
+
+def _model(model: str | None, config_file: Path | None) -> str | None:
+    """Return the model that the option names, else the configuration, else None (the newest)."""
+    settings = load_settings(file=config_file)
+    if model is not None or "fitting.model" not in settings.origins:
+        return model
+    return settings.fitting.model.value
+
+
+def _print_files(paths: Sequence[Path], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([str(path) for path in paths], indent=1))
+        return
+    for path in paths:
+        output.print(str(path), soft_wrap=True)
 
 
 def _active(alerts: list[Alert]) -> list[Alert]:

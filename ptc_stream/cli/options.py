@@ -20,6 +20,7 @@ __all__ = [
     "default_workers",
     "fit_options",
     "json_option",
+    "looking_config_options",
     "measuring_options",
     "pairing_options",
     "reading_options",
@@ -72,6 +73,14 @@ def _chain(*decorators: Callable[[Any], Any]) -> Callable[[FunctionT], FunctionT
 
     return decorate
 
+
+looking_config_options = click.option(
+    "--config",
+    "config_file",
+    type=_PATH,
+    metavar="FILE",
+    help="Settings (TOML), as for `run`: checked, and fitting.model chooses the fits to look at.",
+)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."

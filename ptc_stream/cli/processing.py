@@ -42,6 +42,8 @@ from ptc_stream.telemetry import Telemetry, serve_metrics
 
 __all__ = [
     "check_flats",
+    "make_observer",
+    "metrics_option",
     "process_arrivals",
     "process_catalogue",
     "report",
@@ -64,7 +66,7 @@ _out_option = click.option(
 _workers_option = click.option(
     "--workers", type=click.IntRange(1), metavar="N", help="Measuring processes (default: one per core)."
 )
-_metrics_option = click.option(
+metrics_option = click.option(
     "--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics here while running, e.g. 127.0.0.1:9464."
 )
 
@@ -78,7 +80,7 @@ _metrics_option = click.option(
 @measuring_options
 @reading_options
 @_workers_option
-@_metrics_option
+@metrics_option
 @click.option("--plots", is_flag=True, help="Draw every figure too (see `ptc-stream plot`).")
 @config_options
 @json_option
@@ -156,7 +158,7 @@ def run_command(
 @measuring_options
 @reading_options
 @_workers_option
-@_metrics_option
+@metrics_option
 @click.option(
     "--poll",
     "poll_s",
@@ -271,7 +273,7 @@ async def process_catalogue(
         Whether a signal ended it before.
     """
     with LiveView(quiet=quiet) as view:
-        observer = _observers(view, metrics)
+        observer = make_observer(view, metrics)
         async with (
             open_store(store, purpose=f"ptc-stream run --store {store}") as bus,
             run_pipeline(bus, settings, measuring, workers=workers, observer=observer) as pipeline,
@@ -314,7 +316,7 @@ async def process_arrivals(
     """
     calibration = {path.absolute() for path in excluded}
     with LiveView(quiet=quiet) as view:
-        observer = _observers(view, metrics)
+        observer = make_observer(view, metrics)
         async with (
             open_store(store, purpose=f"{purpose} --store {store}") as bus,
             run_pipeline(bus, settings, measuring, workers=workers, observer=observer) as pipeline,
@@ -380,15 +382,17 @@ def report(
     console.print(f"results in {out}, store {store}: `ptc-stream plot {store}` draws the curves")
 
 
-def write_results(result: RunResult, directory: Path) -> None:
-    """Write table, gains and JSON of one run."""
+def write_results(result: RunResult, directory: Path) -> list[Path]:
+    """Write table, gains and JSON of one run; return the files."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "results.json").write_text(json.dumps(result.to_json(), indent=1) + "\n")
-    (directory / "gains.yaml").write_text(gains_yaml(result.fits, run=result.run))
-    write_ecsv(result.table(), directory / "results.ecsv")
+    as_json, gains = directory / "results.json", directory / "gains.yaml"
+    as_json.write_text(json.dumps(result.to_json(), indent=1) + "\n")
+    gains.write_text(gains_yaml(result.fits, run=result.run))
+    return [as_json, gains, write_ecsv(result.table(), directory / "results.ecsv")]
 
 
-def _observers(view: LiveView, metrics: str | None) -> Observer:
+def make_observer(view: LiveView, metrics: str | None) -> Observer:
+    """Return `view`, or `view` and the metrics that are then served at `metrics`."""
     if metrics is None:
         return view
     telemetry = Telemetry()

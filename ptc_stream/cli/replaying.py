@@ -24,7 +24,7 @@ from ptc_stream.cli.options import (
     settings_from,
     store_argument,
 )
-from ptc_stream.cli.processing import report
+from ptc_stream.cli.processing import make_observer, metrics_option, report
 from ptc_stream.config import Settings, make_section
 from ptc_stream.core.measuring import MeasurePair, PairMeasurer
 from ptc_stream.errors import ConfigurationError
@@ -80,6 +80,7 @@ _FITTING = "fitting."
 @click.option("--camera", metavar="FILE", help="Camera description (--from exposures).")
 @fit_options
 @measuring_options
+@metrics_option
 @config_options
 @json_option
 def replay_command(
@@ -96,6 +97,7 @@ def replay_command(
     dark: tuple[Path, ...],
     mask: Path | None,
     tiles: bool,
+    metrics: str | None,
     config_file: Path | None,
     assignments: tuple[str, ...],
     as_json: bool,
@@ -137,6 +139,7 @@ def replay_command(
             speed=factor,
             remeasure=remeasure,
             workers=workers or default_workers(),
+            metrics=metrics,
             quiet=as_json,
         )
     )
@@ -161,6 +164,7 @@ async def _replay(
     speed: float | None,
     remeasure: MeasuringSettings | None,
     workers: int,
+    metrics: str | None,
     quiet: bool,
 ) -> tuple[bool, list[str]]:
     topics = Topics()
@@ -198,7 +202,7 @@ async def _replay(
                         "watching", json.loads(configs.get("watching", "{}")).get("watching", {}), settings
                     ),
                     runner=settings.runner,
-                    observer=view,
+                    observer=make_observer(view, metrics),
                 ) as pipeline:
                     with draining_on_signals(pipeline) as interrupted:
 

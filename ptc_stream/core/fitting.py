@@ -230,7 +230,10 @@ def _combine_read_noise(noises: list[float], errors: list[float]) -> tuple[float
 def _amplifier_result(
     name: str, points: FitPoints, owners: Sequence[int], fit: AmplifierFit
 ) -> AmplifierFitResult:
-    used_pairs = {owner for owner, reason in zip(owners, fit.reasons, strict=True) if reason is None}
+    # Without a gain nothing was fitted, and no point was used: what it lacked is the reason.
+    unfitted = None if math.isfinite(fit.gain) else str(fit.status)
+    reasons = [unfitted if reason is None else str(reason) for reason in fit.reasons]
+    used_pairs = {owner for owner, reason in zip(owners, reasons, strict=True) if reason is None}
     return AmplifierFitResult(
         name=name,
         status=str(fit.status),
@@ -254,14 +257,14 @@ def _amplifier_result(
         dof=fit.dof,
         floor=fit.floor,
         parameters=tuple(float(value) for value in fit.parameters),
-        points_used=sum(reason is None for reason in fit.reasons),
+        points_used=reasons.count(None),
         pairs_used=len(used_pairs),
-        unused=_unused_points(points, owners, fit, used_pairs),
+        unused=_unused_points(points, owners, reasons, used_pairs),
     )
 
 
 def _unused_points(
-    points: FitPoints, owners: Sequence[int], fit: AmplifierFit, used_pairs: set[int]
+    points: FitPoints, owners: Sequence[int], reasons: Sequence[str | None], used_pairs: set[int]
 ) -> tuple[UnusedPoints, ...]:
     # NaN sorts last in numpy, and a stable sort keeps ties in canonical (pair id) order.
     by_signal = np.argsort(points.mean, kind="stable").tolist()
@@ -269,14 +272,14 @@ def _unused_points(
     lost_pairs: dict[str, int] = {}
     counted: set[int] = set()
     for place, index in enumerate(by_signal):
-        reason = fit.reasons[index]
+        reason = reasons[index]
         if reason is None:
             continue
-        indices.setdefault(str(reason), []).append(place)
+        indices.setdefault(reason, []).append(place)
         owner = owners[index]
         if owner not in used_pairs and owner not in counted:
             counted.add(owner)
-            lost_pairs[str(reason)] = lost_pairs.get(str(reason), 0) + 1
+            lost_pairs[reason] = lost_pairs.get(reason, 0) + 1
     return tuple(
         UnusedPoints(
             reason=reason,
