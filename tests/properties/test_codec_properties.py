@@ -66,7 +66,7 @@ def test_a_record_is_never_taken_for_one_of_another_type(record: Any, other: typ
 def framed_noise(draw: st.DrawFn) -> bytes:
     """Arbitrary bytes behind a header that is right, or none."""
     version = draw(st.sampled_from(schema_versions()))
-    header = draw(
+    header: bytes = draw(
         st.sampled_from(
             [
                 b"",
@@ -77,7 +77,8 @@ def framed_noise(draw: st.DrawFn) -> bytes:
             ]
         )
     )
-    return header + draw(st.binary(max_size=80))
+    noise: bytes = draw(st.binary(max_size=80))
+    return header + noise
 
 
 @settings(BOUNDED, max_examples=400)
