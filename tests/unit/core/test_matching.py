@@ -100,6 +100,23 @@ def test_the_observation_time_says_what_is_nearest_when_sequence_numbers_are_mis
     assert stream.names == [("E0007", "E0009")]
 
 
+def test_of_two_equally_near_the_earlier_is_taken_whatever_their_ids_are() -> None:
+    stream = Stream()
+    stream.take(flat_exposure(3, 10.0, exposure="Z"), flat_exposure(9, 10.00016, exposure="A"))
+    stream.take(flat_exposure(6, 10.00008))
+    assert stream.names == [("Z", "E0006")]
+
+
+def test_a_known_sequence_number_counts_before_any_observation_time() -> None:
+    stream = Stream()
+    stream.take(
+        flat_exposure(90, 10.0, observation_mjd=None),
+        flat_exposure(7, 10.00016, sequence_number=None),
+        flat_exposure(8, 10.00008),
+    )
+    assert stream.names == [("E0008", "E0090")]
+
+
 # --- hints and gaps -------------------------------------------------------------------------------
 
 
