@@ -279,23 +279,17 @@ class ProcessOffload:
         raise asyncio.CancelledError  # closed meanwhile
 
     async def _start_once(self) -> _Worker:
-        # -P: not from the working directory, where data lie and anything may be called numpy.py.
-        _, worker = await asyncio.get_running_loop().subprocess_exec(
-            lambda: _Worker(self._forget),
-            sys.executable,
-            "-P",
-            "-c",
-            _PROGRAM,
-            stderr=None,
-            env=os.environ
-            | dict.fromkeys(_THREADS, "1")
-            | {"PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)},
-            start_new_session=True,  # Ctrl-C in the terminal is for us alone
-        )
+        # Known before it starts, so that `close` waits for it too.
+        worker = _Worker(self._forget)
+        self._workers.add(worker)
+        try:
+            await self._execute(worker)
+        except BaseException:
+            worker.never_started()
+            raise
         if self._closed or worker.gone:
             worker.end()
             raise _Death("worker ended before it had begun")
-        self._workers.add(worker)
         setup = Setup(
             parent=os.getpid(),
             memory_limit_bytes=self._memory_limit_bytes,
@@ -307,6 +301,21 @@ class ProcessOffload:
             worker.end()
             raise _Death(answer.text)
         return worker
+
+    async def _execute(self, worker: _Worker) -> None:
+        # -P: not from the working directory, where data lie and anything may be called numpy.py.
+        await asyncio.get_running_loop().subprocess_exec(
+            lambda: worker,
+            sys.executable,
+            "-P",
+            "-c",
+            _PROGRAM,
+            stderr=None,
+            env=os.environ
+            | dict.fromkeys(_THREADS, "1")
+            | {"PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)},
+            start_new_session=True,  # Ctrl-C in the terminal is for us alone
+        )
 
     def _forget(self, worker: _Worker) -> None:
         """Learn that `worker` is gone, from it: whoever waits for its answer is told by itself."""
@@ -335,6 +344,7 @@ class _Worker(asyncio.SubprocessProtocol):
         self._received = bytearray()
         self._answer: asyncio.Future[Answer] | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwanted = False
 
     @property
     def gone(self) -> bool:
@@ -358,7 +368,8 @@ class _Worker(asyncio.SubprocessProtocol):
         return await self._answer
 
     def end(self) -> asyncio.Future[None]:
-        """Kill the worker; the future is done when it is gone."""
+        """Kill the worker, or let it not begin; the future is done when it is gone."""
+        self._unwanted = True
         if self._transport is not None:
             self._transport.close()  # closes the pipes, kills the process
         return self._ended
@@ -366,6 +377,15 @@ class _Worker(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)  # noqa: S101 - the protocol's other half
         self._transport = transport
+        if self._unwanted:
+            transport.close()
+
+    def never_started(self) -> None:
+        """Learn that starting it has failed; where there is a process, its end is waited for as usual."""
+        if self._transport is None:
+            self.connection_lost(None)
+        else:
+            self.end()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - there is one pipe from it
         self._received += data
