@@ -178,7 +178,7 @@ class AlertRules:
             )
 
     def _judge(self, fit: PtcFit, name: str, judged: _Judgement) -> Iterator[Alert]:
-        if not (math.isfinite(judged.value) and math.isfinite(judged.error)):
+        if not (math.isfinite(judged.value) and 0.0 <= judged.error < math.inf):
             return  # nothing is known, so nothing is broken and nothing is mended
         margin = self._config.significance * judged.error
         low, high = judged.low, judged.high
