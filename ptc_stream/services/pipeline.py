@@ -57,7 +57,8 @@ class Pipeline:
         return [runner for runners in self._runners.values() for runner in runners]
 
     async def __aenter__(self) -> Self:
-        for runner in self.runners:
+        # Measuring before pairing: where its settings differ it names them, pairing knows only their digest.
+        for runner in reversed(self.runners):
             await runner.open()
         self._tasks = [asyncio.create_task(runner.serve(), name=f"{runner.stage}") for runner in self.runners]
         return self
