@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ class Shuffling:
 
 
 def exposures_of_three_runs() -> list[ExposureArrived]:
-    """An old run, one that is interleaved with it, and one that pauses; revisions, duplicates, a lone flat."""
+    """An old run, one interleaved with it, and one that pauses; revisions, duplicates, lone flats."""
     runs: dict[str, list[ExposureArrived]] = {}
     for run, detectors in (("old", ("S11", "S21")), ("new", ("S11", "S21")), ("pausing", ("S11",))):
         runs[run] = [
@@ -185,7 +186,7 @@ async def test_evictions_and_restarts_leave_no_trace(
     cuts = [0, *sorted(chance.sample(range(1, len(stream)), 5)), len(stream)]
     path = MEMORY if place == "memory" else str(tmp_path / "log.sqlite")
     bus = await SqliteBus.open(path, partitions=2, purpose="evicted")
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in itertools.pairwise(cuts):
         runner = RunnerConfig(
             window=chance.choice([1, 3, 64]), memory_mb=chance.choice([TINY_MB, 0.01, 256.0])
         )
