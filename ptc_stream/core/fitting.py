@@ -96,15 +96,17 @@ class PtcAggregator:
         self._history_incomplete = False
         self._blocks: dict[str, PairBlock] = {}
         self._superseded: set[str] = set()
+        self._refused: set[str] = set()
         self._size = 500
 
     def on_record(self, record: PairCovariances) -> list[Effect]:
         """Add the pair and ask for a fit of all live pairs."""
-        if record.pair_id in self._blocks:
+        if record.pair_id in self._blocks or record.pair_id in self._refused:
             return []
         if self._measuring_digest is None:
             self._measuring_digest = record.measuring_digest
         elif record.measuring_digest != self._measuring_digest:
+            self._refused.add(record.pair_id)
             return [
                 Reject(
                     "MIXED_MEASUREMENTS",
