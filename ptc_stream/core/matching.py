@@ -238,10 +238,8 @@ class WaitingFlats:
         if not flat.pair_hint:
             if self._config.match == "TIME":
                 value = (flat.exposure_time or 0.0) // (2.0 * self._config.time_tolerance)
-            elif flat.lamp_dose:
+            elif flat.lamp_dose:  # a dose of 0, which has no logarithm, shares the cell of doses near 1
                 value = math.log(flat.lamp_dose) // (2.0 * self._log_tolerance)
-            else:
-                value = -math.inf  # no light at all: it matches only its like
         if self._config.max_gap_exposures is not None:
             sequence = (flat.sequence_number or 0) // (2 * self._config.max_gap_exposures)
         if self._gap_days is not None:

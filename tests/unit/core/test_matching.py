@@ -64,6 +64,12 @@ def test_doses_match_by_their_ratio_and_times_then_do_not_count(base: float) -> 
     assert stream.waiting == ["E0002"]
 
 
+def test_the_flux_tolerance_is_a_fraction_of_the_larger_dose_whichever_comes_first() -> None:
+    one, other = flat_exposure(1, lamp_dose=1.0), flat_exposure(2, lamp_dose=1.01005)
+    assert matches(one, other, FLUX)
+    assert matches(other, one, FLUX)
+
+
 def test_a_flat_without_light_matches_only_its_like() -> None:
     stream = Stream(FLUX)
     stream.take(*(flat_exposure(n, lamp_dose=dose) for n, dose in enumerate([0.0, 5e-324, 1.0, 0.0], 1)))
@@ -169,6 +175,14 @@ def test_the_cost_of_an_arrival_does_not_depend_on_how_many_wait(monkeypatch: py
     stream.take(*(flat_exposure(3 * n) for n in range(2000)))
     assert len(stream.waiting) == 2000
     assert compared <= 4 * 2000
+
+
+def test_cells_that_nobody_waits_in_are_given_up() -> None:
+    index = WaitingFlats(TIME)
+    for number in range(3):
+        index.add(flat_exposure(number, float(number)))
+        index.remove(flat_exposure(number, float(number)))
+    assert index._cells == {}
 
 
 def test_a_flat_that_does_not_wait_cannot_be_taken_away() -> None:
