@@ -394,7 +394,7 @@ class PartitionRunner:
                 self._rejects_in_a_row = 0
                 continue
             self._rejects_in_a_row += 1
-            if self._rejects_in_a_row > self._config.max_rejects_in_a_row:
+            if self._rejects_in_a_row >= self._config.max_rejects_in_a_row:
                 last = next(o.record for o in reversed(outputs) if isinstance(o.record, Rejected))
                 raise TooManyRejects(
                     f"{self._stage.name} rejected {self._rejects_in_a_row} records in a row, the last "
