@@ -30,6 +30,7 @@ SMALL = Scenario(
     overscan_rows=20,
     levels=8,
     lowest_level=2_000.0,
+    highest_level=80_000.0,  # below every full well: a turnoff takes more levels than these
     biases_every=4,
     darks_every=0,
     dead_amplifiers=("R22_S12/C11",),
