@@ -7,6 +7,7 @@ import logging
 import sys
 
 import click
+from rich.console import Console
 from rich.logging import RichHandler
 
 from ptc_stream import __version__
@@ -71,9 +72,9 @@ def ptc_stream(verbose: int) -> None:
     130 interrupted (everything finished so far is kept; the same command goes on).
     """
     level = {0: logging.ERROR, 1: logging.WARNING}.get(verbose, logging.DEBUG)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=verbose > 1)], force=True
-    )
+    # Standard output is for results: what is logged must not get into somebody's JSON.
+    handler = RichHandler(console=Console(stderr=True), show_path=verbose > 1)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("ptc_stream").setLevel(level)
 
 
