@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from ptc_stream.cli.processing import make_observer, metrics_option, report
 from ptc_stream.config import Settings, make_section
 from ptc_stream.core.measuring import MeasurePair, PairMeasurer
 from ptc_stream.errors import ConfigurationError
-from ptc_stream.offload import ProcessOffload, ThreadOffload
+from ptc_stream.offload import InlineOffload, ProcessOffload
 from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.records import FlatPair
 from ptc_stream.replay import RecordedMeasurements, feed_recording, measuring_digest_of, recorded_configs
@@ -40,6 +42,7 @@ __all__ = ["replay_command"]
 
 _MEASURING = "measuring"
 _FITTING = "fitting."
+_FILE_OPTIONS = ("bias", "camera", "dark", "mask")
 
 
 @click.command("replay", cls=VariadicCommand)
@@ -126,6 +129,7 @@ def replay_command(
     factor = _speed(speed)
     remeasure = None
     if start == "exposures":
+        settings = _as_recorded(store, settings, camera=camera)
         remeasure = MeasuringSettings.from_settings(
             settings, camera=camera, uri_map=[_move(m) for m in moves]
         )
@@ -168,12 +172,15 @@ async def _replay(
     quiet: bool,
 ) -> tuple[bool, list[str]]:
     topics = Topics()
-    with SqliteReader(store) as reader, LiveView(quiet=quiet) as view:
+    with (
+        SqliteReader(store) as reader,
+        contextlib.closing(RecordedMeasurements(store, topics)) as recording,
+        LiveView(quiet=quiet) as view,
+    ):
         configs = recorded_configs(reader)
         fits = _fit_configs(configs, settings)
         if remeasure is None:
-            recording = RecordedMeasurements(store, topics)
-            offload: ThreadOffload | ProcessOffload = ThreadOffload(1)
+            offload: InlineOffload | ProcessOffload = InlineOffload()  # a reader stays in its thread
             measuring = Stage(
                 name=_MEASURING,
                 input_type=FlatPair,
@@ -231,6 +238,35 @@ def _fit_configs(configs: dict[str, str], settings: Settings) -> list[FitConfig]
     if not recorded:
         return [settings.fitting]
     return [_merged("fitting", values, settings) for values in recorded.values()]
+
+
+def _as_recorded(store: Path, settings: Settings, *, camera: str | None) -> Settings:
+    """Return `settings` with what the pixels were measured under, where no option says otherwise.
+
+    Raises
+    ------
+    ConfigurationError
+        A calibration file or a camera description was used, and is not named again: the recording has its
+        content hash only.
+    """
+    with SqliteReader(store) as reader:
+        recorded = json.loads(recorded_configs(reader).get(_MEASURING, "{}"))
+    used = dict.fromkeys(role for role, _ in recorded.get("calibration", ()))
+    missing = [role for role in used if f"reduction.{role}" not in settings.origins]
+    if recorded.get("camera") and camera is None:
+        missing.append("camera")
+    if missing:
+        raise ConfigurationError(
+            f"{store} was measured with {' and '.join(missing)}: name the files again, with "
+            + " and ".join(
+                f"--{role}" if role in _FILE_OPTIONS else f"--set reduction.{role}=FILE" for role in missing
+            )
+        )
+    return dataclasses.replace(
+        settings,
+        measuring=_merged("measuring", recorded.get("measuring", {}), settings),
+        reduction=_merged("reduction", recorded.get("reduction", {}), settings),
+    )
 
 
 def _merged(section: str, recorded: dict[str, Any], settings: Settings) -> Any:
