@@ -37,7 +37,7 @@ COMMAND_KILLS = 14
 CHILD_KILLS = 120
 
 # So that pairing raises an alert of its own, beside the one for the dead amplifier.
-SETTINGS = (*SMALL_SETTINGS, "pairing.unpaired_after=3")
+SETTINGS = (*SMALL_SETTINGS, "pairing.unpaired_after=2")
 
 
 @pytest.fixture(scope="module")

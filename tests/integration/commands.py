@@ -139,7 +139,15 @@ def same_log(found: Log, wanted: Log, *, leave_out: Sequence[str] = ()) -> None:
 
     Their numbers count too: an alert that is raised twice is a defect.
     """
-    assert _comparable(found, leave_out) == _comparable(wanted, leave_out)
+    ours, theirs = _comparable(found, leave_out), _comparable(wanted, leave_out)
+    assert {log: len(values) for log, values in ours.items()} == {
+        log: len(values) for log, values in theirs.items()
+    }
+    for log, values in theirs.items():
+        differing = [
+            index for index, pair in enumerate(zip(ours[log], values, strict=True)) if len({*pair}) > 1
+        ]
+        assert not differing, f"{log}: records {differing} of {len(values)} differ"
 
 
 def _comparable(log: Log, leave_out: Sequence[str]) -> dict[tuple[str, int], list[tuple[str, bytes]]]:

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with what comes in, in one run: each ends with its reason, the rest is whole."""
+"""Everything that can be wrong with what comes in: each ends with its reason, the rest is whole."""
 
 from __future__ import annotations
 
