@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ptc_stream.physics.curve import Candidates, Curve
-    from ptc_stream.physics.fitting import FitConfig
+    from ptc_stream.physics.fits import FitConfig
 
 __all__ = ["Solution", "solve_expapproximation", "solve_polynomial"]
 

@@ -273,3 +273,18 @@ def test_arrays_of_different_length_are_the_callers_fault() -> None:
 def test_every_setting_says_its_unit_and_meaning() -> None:
     for field in dataclasses.fields(FitConfig):
         assert set(field.metadata) == {"unit", "meaning"}
+
+
+@pytest.mark.parametrize(
+    ("covariances", "counts"),
+    [((25, 3, 3), None), (None, (25, 3, 3)), ((24, 3, 3),) * 2, ((25, 3, 2),) * 2, ((25, 0, 0),) * 2],
+)
+def test_covariances_come_with_their_counts_one_square_per_point(
+    covariances: tuple[int, ...] | None, counts: tuple[int, ...] | None
+) -> None:
+    with pytest.raises(ValueError, match=r"must be \(N, R, R\)"):
+        curve_points(
+            MEAN,
+            covariances=None if covariances is None else np.zeros(covariances),
+            lag_pixel_count=None if counts is None else np.ones(counts, dtype=np.int64),
+        )
