@@ -7,7 +7,7 @@ Per partition the order is the order of the calls.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from ptc_stream.bus.api import Bus, BusRecord, Outgoing, Ownership, Topics, partition_of
@@ -95,14 +95,13 @@ class Announcer:
                 original=file.stamp.encode(),
             )
             fresh.append(((file.uri, file.stamp), partition, rejected))
-        by_partition: dict[int, list[ExposureArrived | Rejected]] = {}
+        by_partition: dict[int, dict[_Identity, ExposureArrived | Rejected]] = {}
         for identity, partition, record in fresh:
             if identity not in self._known:
-                self._known.add(identity)
-                by_partition.setdefault(partition, []).append(record)
+                by_partition.setdefault(partition, {}).setdefault(identity, record)
         for partition, records in by_partition.items():
             await self._write(partition, records)
-        written = [record for records in by_partition.values() for record in records]
+        written = [record for records in by_partition.values() for record in records.values()]
         rejects = sum(isinstance(record, Rejected) for record in written)
         return len(written) - rejects, rejects
 
@@ -112,9 +111,10 @@ class Announcer:
             await ownership.release()
         self._owned.clear()
 
-    async def _write(self, partition: int, records: Sequence[ExposureArrived | Rejected]) -> None:
-        for start in range(0, len(records), _BATCH):
-            batch = records[start : start + _BATCH]
+    async def _write(self, partition: int, records: Mapping[_Identity, ExposureArrived | Rejected]) -> None:
+        entries = list(records.items())
+        for start in range(0, len(entries), _BATCH):
+            batch = entries[start : start + _BATCH]
             await self._owned[partition].commit(
                 [
                     Outgoing(
@@ -124,13 +124,15 @@ class Announcer:
                         value=encode(record),
                         headers=record_headers(record),
                     )
-                    for record in batch
+                    for _, record in batch
                 ],
                 next_offset=0,
                 config="{}",
                 first_offsets={},
             )
-            self._on_committed(STAGE, partition, 0, batch)
+            # Known from now on and not before: what a failed commit left out is announced again.
+            self._known.update(identity for identity, _ in batch)
+            self._on_committed(STAGE, partition, 0, [record for _, record in batch])
 
     async def _pages(self, topic: str, partition: int) -> AsyncIterator[BusRecord]:
         offset = await self._bus.beginning(topic, partition)

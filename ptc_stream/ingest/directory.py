@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from ptc_stream.images.reading import check_whole
 from ptc_stream.ingest.files import is_exposure_file
 
 __all__ = ["arriving_files"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,7 +73,14 @@ def _look(directory: Path, seen: dict[Path, _Seen], settle_s: float) -> tuple[li
     now = time.monotonic()
     ready: list[Path] = []
     changed = False
-    for path in sorted(file for file in directory.rglob("*") if is_exposure_file(file)):
+    try:
+        found = sorted(file for file in directory.rglob("*") if is_exposure_file(file))
+    except OSError as error:
+        _log.warning("%s: %s; looking again", directory, error.strerror or error)
+        return [], False
+    for gone in seen.keys() - set(found):
+        del seen[gone]  # an upload that was given up, or moved away: nobody need wait for it
+    for path in found:
         try:
             status = path.stat()
         except OSError:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ptc_stream.core.matching import observation_order
-from ptc_stream.errors import ConfigurationError, PtcStreamError, StorageUnavailable
+from ptc_stream.errors import ConfigurationError, InvalidRecord, PtcStreamError, StorageUnavailable
 from ptc_stream.images.camera import CameraDescription
 from ptc_stream.images.header_map import HeaderMap
 from ptc_stream.images.headers import ExposureHeader, read_exposure_header
@@ -101,6 +101,12 @@ def read_file(
         The storage, not the file, is at fault.
     """
     uri = str(path.absolute())
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(uri).decode(errors="backslashreplace")
+        nameless = InvalidRecord(f"{name}: this name is not UTF-8, so no record can hold it; rename the file")
+        return UnreadFile(uri=name, reason=nameless.reason, message=str(nameless), stamp=_stamp(path))
     try:
         header = read_exposure_header(path, header_map=header_map, camera=camera)
     except StorageUnavailable:
