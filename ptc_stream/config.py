@@ -12,6 +12,7 @@ import difflib
 import enum
 import hashlib
 import json
+import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -244,9 +245,10 @@ def _from_file(file: Path | None) -> Iterator[tuple[str, Any, str]]:
 
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     for variable, text in sorted(environment.items()):
-        if variable.startswith(_ENVIRONMENT_PREFIX) and "__" in variable:
-            section, _, name = variable.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
-            yield f"{section}.{name}", parse_value(text), f"${variable}"
+        if variable.startswith(_ENVIRONMENT_PREFIX):
+            # One underline instead of two makes a name that does not exist, and that is said.
+            name = variable.removeprefix(_ENVIRONMENT_PREFIX).lower().replace("__", ".", 1)
+            yield name, parse_value(text), f"${variable}"
 
 
 def make_section(section: str, values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Any:
@@ -267,7 +269,10 @@ def make_section(section: str, values: Mapping[str, Any], origins: Mapping[str, 
         A value that cannot be.
     """
     try:
-        return pydantic.TypeAdapter(_SECTION_TYPES[section]).validate_python(dict(values))
+        made = pydantic.TypeAdapter(_SECTION_TYPES[section]).validate_python(dict(values))
+    except ConfigurationError as error:
+        name = f"{section}.{str(error).partition(' ')[0]}"
+        raise ConfigurationError(f"{(origins or {}).get(name, 'settings')}: {section}.{error}") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = ".".join([section, *(str(part) for part in first["loc"][:1])])
@@ -275,3 +280,11 @@ def make_section(section: str, values: Mapping[str, Any], origins: Mapping[str, 
         raise ConfigurationError(
             f"{origin}: {name} = {first.get('input')!r}: {first['msg'].removeprefix('Value error, ')}"
         ) from error
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            # NaN is beyond no limit, so a rule with it would never speak; and JSON has neither.
+            name = f"{section}.{field.name}"
+            origin = (origins or {}).get(name, "settings")
+            raise ConfigurationError(f"{origin}: {name} = {value}: it must be a finite number")
+    return made
