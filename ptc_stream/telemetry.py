@@ -5,7 +5,6 @@ A metric exists when it is in `CATALOGUE`; the README prints the same table, and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ class Metric(NamedTuple):
     meaning: str
 
 
+_LAST_PORT = 65_535
 _DETECTOR = ("instrument", "run", "detector")
 _AMPLIFIER = (*_DETECTOR, "amplifier", "model")
 
@@ -62,6 +62,7 @@ class Telemetry:
             )
             for metric in CATALOGUE
         }
+        self._active: dict[str, set[str]] = {}
 
     def on_committed(self, stage: str, partition: int, next_offset: int, records: Sequence[Any]) -> None:
         """Count what a stage has written."""
@@ -73,9 +74,7 @@ class Telemetry:
                 self._on_fit(record)
             elif isinstance(record, Alert):
                 self._metrics["ptc_alerts_total"].labels(record.rule, record.action).inc()
-                self._metrics["ptc_alerts_active"].labels(record.rule).inc(
-                    1 if record.action == "raise" else -1
-                )
+                self._on_alert(record)
             elif isinstance(record, Rejected):
                 self._metrics["ptc_rejected_total"].labels(record.stage, record.reason).inc()
             elif isinstance(record, ExposureArrived):
@@ -101,6 +100,12 @@ class Telemetry:
         """Count a restart."""
         self._metrics["ptc_restarts_total"].labels(stage).inc()
 
+    def _on_alert(self, alert: Alert) -> None:
+        # By key: a clear may belong to a process before this one, and other limits raise an alert anew.
+        active = self._active.setdefault(alert.rule, set())
+        (active.add if alert.action == "raise" else active.discard)(alert.key)
+        self._metrics["ptc_alerts_active"].labels(alert.rule).set(len(active))
+
     def _on_fit(self, fit: PtcFit) -> None:
         self._metrics["ptc_fits_total"].labels(fit.model).inc()
         self._metrics["ptc_fit_pairs"].labels(*fit.group, fit.model).set(fit.pairs)
@@ -112,8 +117,7 @@ class Telemetry:
                 ("ptc_a00_per_electron", amplifier.a00),
                 ("ptc_turnoff_adu", amplifier.turnoff),
             ):
-                if math.isfinite(value):
-                    self._metrics[name].labels(*labels).set(value)
+                self._metrics[name].labels(*labels).set(value)  # NaN too: the last fit that knew is history
 
 
 def serve_metrics(telemetry: Telemetry, address: str) -> tuple[str, int]:
@@ -137,7 +141,7 @@ def serve_metrics(telemetry: Telemetry, address: str) -> tuple[str, int]:
         The address is not ``HOST:PORT`` or cannot be listened on.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > _LAST_PORT:
         raise ConfigurationError(f"--metrics {address}: expected HOST:PORT, for example 127.0.0.1:9464")
     try:
         server, _ = start_http_server(int(port), addr=host.strip("[]"), registry=telemetry.registry)
