@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections import Counter
@@ -106,7 +107,10 @@ def test_another_model_makes_only_fits_and_the_first_one_makes_nothing(small_run
 def test_other_fit_settings_refit_every_pair_and_measure_none(small_run: Path, out: Path) -> None:
     store = out / "ptc.sqlite"
     before = log_of(store)
-    ptc_stream("run", small_run, "--out", out, *SMALL_SETTINGS, "fitting.max_mean=30000")
+    other = (*SMALL_SETTINGS, "fitting.max_mean=30000", "--json")
+    done = ptc_stream("-vv", "run", small_run, "--out", out, *other)
+    assert "fitting.max_mean was" in " ".join(done.stderr.split())
+    assert json.loads(done.stdout)["pairs"] == 15  # what is logged does not get into it
     same_log(log_of(store), before, leave_out=("fits", "alerts"))
     fits = records(store, PtcFit)
     assert Counter(fit.fitting_digest for fit in fits).most_common() == [
