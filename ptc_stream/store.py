@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -121,26 +121,25 @@ class Store:
     def covariances(self, run: tuple[str, str], detector: str | None = None) -> list[PairCovariances]:
         """Every measured pair of `run`, by detector in the order of the log, superseded ones too."""
         prefix = join_key(*run, *(() if detector is None else (detector,))) + "|"
-        return [
-            decode(bus_record.value, PairCovariances)
+        own = (
+            bus_record
             for bus_record in self._reader.scan(self._topics.name(PairCovariances.topic))
             if bus_record.key.startswith(prefix)
-        ]
+        )
+        return [record for _, record in _decoded(own, PairCovariances)]
 
     def models(self, run: tuple[str, str]) -> list[str]:
         """Models that the detectors of `run` were fitted with, the one fitted last at the end."""
         newest: dict[str, int] = {}
-        for record in self._latest_fits(run):
-            model = decode(record.value, PtcFit).model
-            newest[model] = max(newest.get(model, 0), record.timestamp_ms)
+        for bus_record, fit in self._latest_fits(run):
+            newest[fit.model] = max(newest.get(fit.model, 0), bus_record.timestamp_ms)
         return sorted(newest, key=lambda model: (newest[model], model))
 
     def fits(self, run: tuple[str, str], model: str | None = None) -> list[PtcFit]:
         """Newest fit of every detector of `run` with `model` (default: the model fitted last)."""
         if model is None:
             model = (self.models(run) or [""])[-1]
-        fits = (decode(record.value, PtcFit) for record in self._latest_fits(run))
-        return [fit for fit in fits if fit.model == model]
+        return [fit for _, fit in self._latest_fits(run) if fit.model == model]
 
     def history(self, group: GroupKey, model: str) -> list[PtcFit]:
         """Every fit of one detector, oldest first: how the curve grew."""
@@ -199,12 +198,20 @@ class Store:
         config: PairingConfig = make_section("pairing", stored["pairing"] if stored is not None else {})
         return config
 
-    def _latest_fits(self, run: tuple[str, str]) -> Iterator[BusRecord]:
-        yield from self._reader.latest(self._topics.name(PtcFit.topic), key_prefix=join_key(*run) + "|")
+    def _latest_fits(self, run: tuple[str, str]) -> Iterator[tuple[BusRecord, PtcFit]]:
+        newest = self._reader.latest(self._topics.name(PtcFit.topic), key_prefix=join_key(*run) + "|")
+        return _decoded(newest, PtcFit)
 
     def _scan(self, record_type: type[RecordT]) -> Iterator[RecordT]:
-        for bus_record in self._reader.scan(self._topics.name(record_type.topic)):
-            try:
-                yield decode(bus_record.value, record_type)
-            except DecodeError:
-                continue  # it stands in ptc.rejected, with its reason
+        for _, record in _decoded(self._reader.scan(self._topics.name(record_type.topic)), record_type):
+            yield record
+
+
+def _decoded(
+    bus_records: Iterable[BusRecord], record_type: type[RecordT]
+) -> Iterator[tuple[BusRecord, RecordT]]:
+    for bus_record in bus_records:
+        try:
+            yield bus_record, decode(bus_record.value, record_type)
+        except DecodeError:
+            continue  # whoever should have used it has rejected it, with its reason
