@@ -33,12 +33,13 @@ __all__ = ["LiveView", "console", "output", "progress_bar", "results_table"]
 _MANY_AMPLIFIERS = 48  # more rows than this scroll off a large terminal: show one row per detector instead
 _PLAIN_EVERY_S = 5.0
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+# No markup: the unit in "gain [e-/ADU]" and a path with brackets are text, not styles.
+console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 """For people: progress, notices, errors."""
 
 _PIPED_WIDTH = 160  # a file or a pipe has no width; tables must not be folded into it
 
-output = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+output = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 """For results, so that they can be piped."""
 
 
@@ -158,6 +159,7 @@ class LiveView:
         self._waiting: dict[GroupKey, int] = {}
         self._alerts: dict[str, Alert] = {}
         self._storage: str | None = None
+        self._storage_waits = 0
         self._last_line = 0.0
         self._live: Live | None = None
 
@@ -217,7 +219,8 @@ class LiveView:
 
     def on_storage_wait(self, stage: str, message: str | None) -> None:  # noqa: ARG002 - Observer
         """Show what is waited for."""
-        self._storage = message
+        self._storage_waits += 1 if message is not None else -1
+        self._storage = (message or self._storage) if self._storage_waits else None
 
     def on_restart(self, stage: str, partition: int, error: BaseException) -> None:
         """Take no notice: the log says it."""

@@ -50,10 +50,14 @@ class VariadicCommand(click.Command):
         expanded: list[str] = []
         option: str | None = None
         first = False
-        for arg in args:
+        for place, arg in enumerate(args):
+            if arg == "--":
+                expanded += args[place:]
+                break
             if arg.startswith("-") and arg != "-":
-                option = arg if arg in repeatable else None
-                first = option is not None
+                name, equals, _ = arg.partition("=")
+                option = name if name in repeatable else None
+                first = option is not None and not equals
                 expanded.append(arg)
             elif option is not None and not first:
                 expanded += [option, arg]
