@@ -137,13 +137,17 @@ def exposure_numbers(names: Sequence[str]) -> tuple[Identities, NDArray[np.int64
     """
     ways: tuple[tuple[Identities, list[int | None]], ...] = (
         ("LSST", [_lsst_number(name) for name in names]),
-        ("INTEGER", [int(name) if re.fullmatch(r"[0-9]{1,18}", name) else None for name in names]),
+        ("INTEGER", [_number(name) for name in names]),
     )
     for identities, numbers in ways:
         if None not in numbers and len(set(numbers)) == len(set(names)):
             return identities, np.array(numbers, dtype=np.int64)
     hashed = [int(content_hash("lsst exposure", name)[:16], 16) & _LARGEST for name in names]
     return "HASH", np.array(hashed, dtype=np.int64)
+
+
+def _number(name: str) -> int | None:
+    return int(name) if re.fullmatch(r"[0-9]{1,19}", name) and int(name) <= _LARGEST else None
 
 
 def _lsst_number(name: str) -> int | None:
