@@ -149,7 +149,10 @@ def encode(record: Record) -> bytes:
     version = _newest(type(record).__name__)
     buffer = io.BytesIO()
     buffer.write(_FRAME.pack(0, version.schema_id))
-    fastavro.schemaless_writer(buffer, version.schema, _CONVERTER.unstructure(record), strict=True)
+    # Tuples are arrays here, never (type, value): fastavro would take a matrix in a union for that.
+    fastavro.schemaless_writer(
+        buffer, version.schema, _CONVERTER.unstructure(record), strict=True, disable_tuple_notation=True
+    )
     return buffer.getvalue()
 
 

@@ -28,6 +28,7 @@ from ptc_stream.errors import ConfigurationError
 from ptc_stream.images.header_map import HeaderMap
 from ptc_stream.images.reduction import ReductionConfig
 from ptc_stream.physics.fitting import FitConfig
+from ptc_stream.physics.linearity import LinearityConfig
 from ptc_stream.physics.points import MeasuringConfig
 
 __all__ = [
@@ -88,6 +89,7 @@ class Settings:
     reduction: ReductionConfig = dataclasses.field(default_factory=ReductionConfig)
     measuring: MeasuringConfig = dataclasses.field(default_factory=MeasuringConfig)
     fitting: FitConfig = dataclasses.field(default_factory=FitConfig)
+    linearity: LinearityConfig = dataclasses.field(default_factory=LinearityConfig)
     watching: WatchingConfig = dataclasses.field(default_factory=WatchingConfig)
     runner: RunnerConfig = dataclasses.field(default_factory=RunnerConfig)
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -125,6 +127,7 @@ _SECTION_TYPES: dict[str, type[Any]] = {
     "reduction": ReductionConfig,
     "measuring": MeasuringConfig,
     "fitting": FitConfig,
+    "linearity": LinearityConfig,
     "watching": WatchingConfig,
     "runner": RunnerConfig,
 }

@@ -14,7 +14,8 @@ from astropy.table import Table
 
 from ptc_stream.config import Settings, load_settings
 from ptc_stream.core.effects import Compute
-from ptc_stream.core.fitting import FitJob, PtcAggregator, fit_pairs
+from ptc_stream.core.fit_job import FitJob, fit_pairs
+from ptc_stream.core.fitting import PtcAggregator
 from ptc_stream.core.measuring import MeasurePair
 from ptc_stream.core.pairing import pair_exposures
 from ptc_stream.errors import ConfigurationError, GeometryError
@@ -22,7 +23,6 @@ from ptc_stream.export.results import RunResult
 from ptc_stream.export.tables import TablePoints, read_points_table
 from ptc_stream.images.camera import load_camera
 from ptc_stream.ingest.files import Catalogue, UnreadFile, find_files, read_catalogue
-from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.records import (
     AmplifierCovariances,
     CovariancePoint,
@@ -33,7 +33,7 @@ from ptc_stream.records import (
     PairCovariances,
     PtcFit,
 )
-from ptc_stream.services.fitting import fitting_digest
+from ptc_stream.services.fitting import FittingSettings
 from ptc_stream.services.measuring import MeasuringSettings, measure
 from ptc_stream.store import Store
 
@@ -164,7 +164,7 @@ def list_exposures(
 def find_pairs(
     exposures: Iterable[ExposureArrived],
     *,
-    every_nth_pair: int = 1,
+    every_nth_pair: int | None = None,
     detector: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> list[FlatPair]:
@@ -175,7 +175,7 @@ def find_pairs(
     exposures
         Of any type, in any order.
     every_nth_pair
-        Keep only every n-th pair.
+        Keep only every n-th pair (default: as in `settings`, else all).
     detector
         Only this one.
     settings
@@ -185,7 +185,10 @@ def find_pairs(
     -------
     list of FlatPair
     """
-    pairing = _settings({**(settings or {}), "pairing.every_nth_pair": every_nth_pair}).pairing
+    values = dict(settings or {})
+    if every_nth_pair is not None:
+        values["pairing.every_nth_pair"] = every_nth_pair
+    pairing = _settings(values).pairing
     chosen = [exposure for exposure in exposures if detector in (None, exposure.detector)]
     return list(pair_exposures(chosen, pairing, measuring_digest="").pairs)
 
@@ -239,7 +242,7 @@ def measure_pair(
 def fit_ptc(
     covariances: Iterable[PairCovariances],
     *,
-    model: str = "EXPAPPROXIMATION",
+    model: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Fit the Photon Transfer Curve of every amplifier.
@@ -249,7 +252,7 @@ def fit_ptc(
     covariances
         Of any number of pairs and detectors of one run.
     model
-        ``EXPAPPROXIMATION`` or ``POLYNOMIAL``.
+        ``EXPAPPROXIMATION`` or ``POLYNOMIAL`` (default: as in `settings`, else EXPAPPROXIMATION).
     settings
         Values by name, such as ``{"fitting.max_mean": 60000}``.
 
@@ -258,9 +261,11 @@ def fit_ptc(
     RunResult
         With ``.gain``, ``.read_noise``, ``.table()``, ``.plot()``.
     """
-    return _fit_covariances(
-        list(covariances), _settings({**(settings or {}), "fitting.model": model}).fitting
-    )
+    values = dict(settings or {})
+    if model is not None:
+        values["fitting.model"] = model
+    chosen = _settings(values)
+    return _fit_covariances(list(covariances), FittingSettings(chosen.fitting, chosen.linearity))
 
 
 def open_store(path: _Path) -> Store:
@@ -306,7 +311,7 @@ def measure_files(
     return measure(measuring, MeasurePair(pair))
 
 
-def fit_store(path: _Path, config: FitConfig, *, run: str | None = None) -> RunResult:
+def fit_store(path: _Path, config: FittingSettings, *, run: str | None = None) -> RunResult:
     """Fit the measured pairs of a store again, without writing to it."""
     with Store(path) as store:
         chosen = store.one_run(run)
@@ -317,23 +322,25 @@ def fit_store(path: _Path, config: FitConfig, *, run: str | None = None) -> RunR
     return _fit_covariances(covariances, config, unpaired=waiting, rejected=rejected)
 
 
-def fit_table_file(path: _Path, config: FitConfig) -> RunResult:
+def fit_table_file(path: _Path, config: FittingSettings) -> RunResult:
     """Fit the points of an ECSV or CSV table; row k of each amplifier counts as pair k."""
     name = Path(path).stem
     return _fit_covariances(_table_covariances(name, read_points_table(Path(path))), config)
 
 
 def _fit_covariances(
-    covariances: Sequence[PairCovariances], config: FitConfig, *, unpaired: int = 0, rejected: int = 0
+    covariances: Sequence[PairCovariances], config: FittingSettings, *, unpaired: int = 0, rejected: int = 0
 ) -> RunResult:
     if not covariances:
         raise ConfigurationError("there is nothing to fit: no measured pairs")
     jobs: dict[GroupKey, FitJob] = {}
     aggregators: dict[GroupKey, PtcAggregator] = {}
     for record in covariances:
-        aggregator = aggregators.setdefault(
-            record.group, PtcAggregator(record.group, config, fitting_digest=fitting_digest(config))
-        )
+        if record.group not in aggregators:
+            aggregators[record.group] = PtcAggregator(
+                record.group, config.fitting, fitting_digest=config.digest, linearity=config.linearity
+            )
+        aggregator = aggregators[record.group]
         for effect in aggregator.on_record(record):
             if not isinstance(effect, Compute):
                 raise ConfigurationError(effect.message if hasattr(effect, "message") else str(effect))

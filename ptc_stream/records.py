@@ -31,6 +31,7 @@ __all__ = [
     "ExposureReference",
     "FlatPair",
     "GroupKey",
+    "LinearityResult",
     "Matrix",
     "PairCovariances",
     "Position",
@@ -225,6 +226,20 @@ class UnusedPoints:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LinearityResult:
+    """Mean signal against exposure time or lamp dose."""
+
+    against: str
+    slope: float
+    offset: float
+    max_deviation: float
+    max_deviation_mean: float
+    turnoff: float
+    turnoff_is_lower_limit: bool
+    points_used: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AmplifierFitResult:
     """The curve of one amplifier as far as it is known."""
 
@@ -249,6 +264,14 @@ class AmplifierFitResult:
     points_used: int
     pairs_used: int
     unused: tuple[UnusedPoints, ...] = ()
+    a_matrix: Matrix | None = None
+    a_matrix_error: Matrix | None = None
+    b_matrix: Matrix | None = None
+    b_matrix_error: Matrix | None = None
+    noise_matrix: Matrix | None = None
+    noise_matrix_error: Matrix | None = None
+    linearity: LinearityResult | None = None
+    lamp_drift: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

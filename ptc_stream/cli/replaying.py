@@ -31,9 +31,9 @@ from ptc_stream.config import Settings, make_section
 from ptc_stream.core.measuring import MeasurePair, PairMeasurer
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.offload import InlineOffload, ProcessOffload
-from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.records import FlatPair
 from ptc_stream.replay import RecordedMeasurements, feed_recording, measuring_digest_of, recorded_configs
+from ptc_stream.services.fitting import FittingSettings
 from ptc_stream.services.measuring import MeasuringSettings, measuring_stage
 from ptc_stream.services.runner import OnChange, Stage
 from ptc_stream.services.session import open_store, run_stages
@@ -178,7 +178,7 @@ async def _replay(
         LiveView(quiet=quiet) as view,
     ):
         configs = recorded_configs(reader)
-        fits = _fit_configs(configs, settings)
+        fits = _fit_settings(configs, settings)
         if remeasure is None:
             offload: InlineOffload | ProcessOffload = InlineOffload()  # a reader stays in its thread
             measuring = Stage(
@@ -219,15 +219,15 @@ async def _replay(
                         await pipeline.alongside(feed())
                         if not interrupted:
                             await pipeline.drained()
-                        return bool(interrupted), [config.model.value for config in fits]
+                        return bool(interrupted), [fit.fitting.model.value for fit in fits]
             finally:
                 await offload.close()
 
 
-def _fit_configs(configs: dict[str, str], settings: Settings) -> list[FitConfig]:
+def _fit_settings(configs: dict[str, str], settings: Settings) -> list[FittingSettings]:
     """Return the settings of the recorded fits, or of the one model that the options name."""
     recorded: dict[str, dict[str, Any]] = {
-        stage.removeprefix(_FITTING): json.loads(config)["fitting"]
+        stage.removeprefix(_FITTING): json.loads(config)
         for stage, config in configs.items()
         if stage.startswith(_FITTING)
     }
@@ -235,9 +235,13 @@ def _fit_configs(configs: dict[str, str], settings: Settings) -> list[FitConfig]
         wanted = settings.fitting.model.value
         base: dict[str, Any] = recorded.get(wanted) or next(iter(recorded.values()), {})
         recorded = {wanted: base}
-    if not recorded:
-        return [settings.fitting]
-    return [_merged("fitting", values, settings) for values in recorded.values()]
+    return [
+        FittingSettings(
+            _merged("fitting", config.get("fitting", {}), settings),
+            _merged("linearity", config.get("linearity", {}), settings),
+        )
+        for config in recorded.values() or [{}]
+    ]
 
 
 def _as_recorded(store: Path, settings: Settings, *, camera: str | None) -> Settings:

@@ -21,6 +21,7 @@ from ptc_stream.cli.options import (
 )
 from ptc_stream.notebook import fit_store, fit_table_file, measure_files
 from ptc_stream.records import AmplifierCovariances, PairCovariances
+from ptc_stream.services.fitting import FittingSettings
 
 __all__ = ["fit_command", "measure_command"]
 
@@ -120,10 +121,11 @@ def fit_command(
     ptc-stream fit ptc-run1/ptc.sqlite --set fitting.max_mean=60000 --json
     """
     settings = settings_from(config_file=config_file, assignments=assignments, model=model)
+    config = FittingSettings(settings.fitting, settings.linearity)
     if table.suffix.lower() in {".ecsv", ".csv", ".txt", ".dat"}:
-        result = fit_table_file(table, settings.fitting)
+        result = fit_table_file(table, config)
     else:
-        result = fit_store(table, settings.fitting, run=run_name)
+        result = fit_store(table, config, run=run_name)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1))
         return

@@ -15,9 +15,8 @@ from ptc_stream.config import RunnerConfig, Settings
 from ptc_stream.core.matching import PairingConfig
 from ptc_stream.core.watching import WatchingConfig
 from ptc_stream.offload import InlineOffload, ProcessOffload, ThreadOffload
-from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.records import GroupKey
-from ptc_stream.services.fitting import fitting_stage
+from ptc_stream.services.fitting import FittingSettings, fitting_stage
 from ptc_stream.services.measuring import MeasuringSettings, measuring_stage, warm_up
 from ptc_stream.services.pairing import pairing_stage
 from ptc_stream.services.pipeline import Pipeline
@@ -111,7 +110,7 @@ async def run_pipeline(
             pairing=settings.pairing,
             measuring_digest=measuring.digest,
             measuring=measuring_stage(measuring, offload=processes),
-            fitting=[settings.fitting],
+            fitting=[FittingSettings(settings.fitting, settings.linearity)],
             watching=settings.watching,
             runner=settings.runner,
             observer=observer,
@@ -128,7 +127,7 @@ async def run_stages(
     pairing: PairingConfig,
     measuring_digest: str,
     measuring: Stage,
-    fitting: Sequence[FitConfig],
+    fitting: Sequence[FittingSettings],
     watching: WatchingConfig,
     runner: RunnerConfig,
     observer: Observer,
@@ -139,7 +138,7 @@ async def run_stages(
     stages = [
         pairing_stage(pairing, measuring_digest=measuring_digest, offload=inline),
         measuring,
-        *(fitting_stage(config, offload=threads) for config in fitting),
+        *(fitting_stage(one, offload=threads) for one in fitting),
         watching_stage(watching, offload=inline),
     ]
     try:

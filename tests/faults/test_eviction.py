@@ -23,7 +23,9 @@ from ptc_stream.core.watching import WatchingConfig
 from ptc_stream.errors import MeasurementError
 from ptc_stream.ingest.files import find_files, read_catalogue
 from ptc_stream.physics.fitting import FitConfig
+from ptc_stream.physics.linearity import LinearityConfig
 from ptc_stream.records import ExposureArrived, FlatPair, PairCovariances
+from ptc_stream.services.fitting import FittingSettings
 from ptc_stream.services.measuring import MeasuringSettings
 from ptc_stream.services.pipeline import Pipeline
 from ptc_stream.services.runner import OnChange, Stage
@@ -113,7 +115,7 @@ async def pipeline_of(bus: SqliteBus, chance: random.Random, runner: RunnerConfi
         pairing=PairingConfig(unpaired_after=4),
         measuring_digest="made",
         measuring=measuring(chance),
-        fitting=[FitConfig()],
+        fitting=[FittingSettings(FitConfig(), LinearityConfig())],
         watching=WatchingConfig(),
         runner=runner,
         observer=Observers(),

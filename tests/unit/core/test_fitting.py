@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from ptc_stream.codec import decode, encode
 from ptc_stream.core.effects import Compute, Effect, Reject
-from ptc_stream.core.fitting import FitJob, PairBlock, PtcAggregator, fit_pairs
+from ptc_stream.core.fit_job import FitJob, PairBlock, fit_pairs
+from ptc_stream.core.fitting import PtcAggregator
 from ptc_stream.physics.fitting import FitConfig
 from ptc_stream.physics.models import FitModel
 from ptc_stream.ranges import unpack

@@ -15,8 +15,10 @@ from ptc_stream.errors import StoreInUse, StoreMismatch
 from ptc_stream.ingest.announcing import Announcer
 from ptc_stream.offload import InlineOffload
 from ptc_stream.physics.fitting import FitConfig
+from ptc_stream.physics.linearity import LinearityConfig
 from ptc_stream.physics.models import FitModel
 from ptc_stream.records import Alert, ExposureArrived, FlatPair, PairCovariances, PtcFit
+from ptc_stream.services.fitting import FittingSettings
 from ptc_stream.services.runner import OnChange, Stage
 from ptc_stream.services.session import Observers, open_store, run_stages
 from tests.builders import (
@@ -74,7 +76,7 @@ async def process(
         pairing=PairingConfig(),
         measuring_digest=digest,
         measuring=made_up_measuring(),
-        fitting=fitting,
+        fitting=[FittingSettings(one, LinearityConfig()) for one in fitting],
         watching=watching or WatchingConfig(),
         runner=RunnerConfig(),
         observer=seen,
