@@ -123,7 +123,12 @@ def test_images_that_have_moved_are_found_by_the_map(tmp_path: Path) -> None:
         measure(measuring(), MeasurePair(announced))
     moved = MeasuringSettings.from_settings(
         settings(),
-        uri_map=[("file:///old/place", f"file://{tmp_path}"), ("/old/place", str(tmp_path)), ("/old", "/no")],
+        uri_map=[
+            ("file:///old/place", f"file://{tmp_path}"),
+            ("/old/place", str(tmp_path)),
+            ("/old", "/no"),
+            (str(tmp_path), "/no"),  # the first that fits is the only one
+        ],
     )
     record = measure(moved, MeasurePair(announced))
     assert record.amplifiers == measure(measuring(), MeasurePair(pair)).amplifiers

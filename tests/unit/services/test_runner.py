@@ -500,15 +500,26 @@ async def test_a_store_of_other_settings_is_refused_by_their_names() -> None:
         assert await names(bus) == ["E001", "E002"]
 
 
-async def test_a_stage_that_can_starts_again_under_other_settings() -> None:
+async def test_a_stage_that_can_starts_again_under_other_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = SqliteOwnership.commit
+    forgetting: list[bool] = []
+
+    async def watched(self: SqliteOwnership, *args: Any, forget_groups: bool = False, **kwargs: Any) -> None:
+        if self._stage == "tiny":
+            forgetting.append(forget_groups)
+        await commit(self, *args, forget_groups=forget_groups, **kwargs)
+
+    monkeypatch.setattr(SqliteOwnership, "commit", watched)
     async with memory_bus() as bus:
         end = await feed(bus, [arrival(1), arrival(2)])
         for config in (OLD, NEW, NEW, OLD):
-            async with running(bus, stage(config=config, on_change=OnChange.RESTART)) as runner:
+            async with running(bus, stage(config=config, on_change=OnChange.RESTART), window=1) as runner:
                 await runner.reached(end)
+            position = (await bus.own("tiny", 0)).position
+            assert (position.config, position.first_offsets) == (config, {str(GROUP): 0})
         assert await names(bus) == ["E001", "E002"] * 3
-        position = (await bus.own("tiny", 0)).position
-        assert (position.config, position.first_offsets) == (OLD, {str(GROUP): 0})
+    # the first commit of each new beginning, and no other
+    assert forgetting == [False, False, True, False, True, False]
 
 
 async def test_first_offsets_of_the_old_settings_count_no_more() -> None:
