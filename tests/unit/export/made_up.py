@@ -7,6 +7,10 @@ import math
 
 import numpy as np
 
+from ptc_stream.core.effects import Compute
+from ptc_stream.core.fit_job import fit_pairs
+from ptc_stream.core.fitting import PtcAggregator
+from ptc_stream.physics.fits import FitConfig
 from ptc_stream.physics.models import evaluate_expapproximation
 from ptc_stream.ranges import pack
 from ptc_stream.records import (
@@ -14,6 +18,7 @@ from ptc_stream.records import (
     AmplifierFitResult,
     CovariancePoint,
     ExposureReference,
+    Matrix,
     PairCovariances,
     PtcFit,
     UnusedPoints,
@@ -225,3 +230,61 @@ def _result(
             for reason, places in sorted(reasons.items())
         ),
     )
+
+
+def full_fit(fit: PtcFit, lags: int = 8, *, with_b: bool = True) -> PtcFit:
+    """The same results as a full covariance model would give them: matrices whose a sums up to about zero."""
+    rng = np.random.default_rng(23)
+    i, j = np.indices((lags, lags))
+    distance = np.hypot(i, 0.8 * j)
+    a = 3.2e-7 / np.maximum(distance, 0.8) ** 2.6
+    weight = np.where(i > 0, 2, 1) * np.where(j > 0, 2, 1)
+    a[0, 0] = -(weight * a).sum() + a[0, 0] - 1e-8
+    b = 8e-7 * np.exp(-distance / 2)
+    noise = np.where((i == 0) & (j == 0), TRUE_NOISE**2, 0.05 * (-1.0) ** i / (1 + distance))
+
+    def matrix(values: np.ndarray, error: np.ndarray) -> dict[str, Matrix]:
+        drawn = values + error * rng.normal(size=values.shape)
+        return {
+            "": tuple(tuple(line) for line in drawn.tolist()),
+            "_error": tuple(tuple(line) for line in error.tolist()),
+        }
+
+    amplifiers = []
+    for result in fit.amplifiers:
+        fields: dict[str, Matrix] = {}
+        if math.isfinite(result.gain):
+            for name, values, error in (
+                ("a_matrix", a, np.full(a.shape, 4e-9)),
+                ("b_matrix", b, 3e-9 / np.abs(a) * 1e-6),
+                ("noise_matrix", noise, np.full(a.shape, 0.02)),
+            ):
+                if with_b or name != "b_matrix":
+                    fields |= {f"{name}{end}": value for end, value in matrix(values, error).items()}
+        amplifiers.append(dataclasses.replace(result, **fields))  # type: ignore[arg-type] # fields by name
+    model = "FULLCOVARIANCE" if with_b else "FULLCOVARIANCE_NO_B"
+    return dataclasses.replace(fit, model=model, amplifiers=tuple(amplifiers))
+
+
+def with_linearity(run: MadeUpRun) -> MadeUpRun:
+    """The run with linearity in its fits, by the code that makes it in the stream."""
+    fits = []
+    for fit in run.fits:
+        own = sorted(
+            (pair for pair in run.covariances if pair.detector == fit.detector), key=lambda pair: pair.pair_id
+        )
+        aggregator = PtcAggregator(fit.group, FitConfig(), fitting_digest="f")
+        for pair in own:
+            (effect,) = aggregator.on_record(pair)
+        assert isinstance(effect, Compute)
+        made = {result.name: result for result in fit_pairs(effect.job).amplifiers}
+        fits.append(
+            dataclasses.replace(
+                fit,
+                amplifiers=tuple(
+                    dataclasses.replace(result, linearity=made[result.name].linearity, lamp_drift=1e-3)
+                    for result in fit.amplifiers
+                ),
+            )
+        )
+    return MadeUpRun(fits, run.covariances, run.truth)
