@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,11 +12,11 @@ from matplotlib.figure import Figure
 
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.export.plot_style import FORMATS, save_figure
-from ptc_stream.export.results import DETECTOR_FIGURES, RunResult
-from ptc_stream.export.run_plots import Truth, convergence, gain_noise_summary, run_overview
+from ptc_stream.export.results import DETECTOR_FIGURES, RUN_FIGURES, RunResult, detector_figures
+from ptc_stream.export.run_plots import Truth, convergence
 from ptc_stream.records import PtcFit
 
-__all__ = ["save_all"]
+__all__ = ["PlannedFigure", "plan_figures", "save_all"]
 
 
 def save_all(
@@ -44,9 +45,10 @@ def save_all(
     Returns
     -------
     list of Path
-        The files: ``summary`` and ``overview``, and for each detector ``ptc_DETECTOR``,
-        ``ptc_log_DETECTOR``, ``variance_over_mean_DETECTOR``, ``covariance_over_mean_DETECTOR`` and
-        ``convergence_DETECTOR``.
+        The files: ``summary``, ``overview`` and ``distributions``, and for each detector ``ptc_DETECTOR``,
+        ``ptc_log_DETECTOR``, ``variance_over_mean_DETECTOR``, ``covariance_over_mean_DETECTOR``, where there
+        is a linearity ``linearity_DETECTOR``, with a full covariance model ``bf_matrices_DETECTOR``,
+        ``bf_distance_DETECTOR`` and ``bf_cumulative_DETECTOR``, and ``convergence_DETECTOR``.
 
     Raises
     ------
@@ -66,28 +68,69 @@ def save_all(
     except OSError as error:
         raise ConfigurationError(f"cannot write to {target}: {error.strerror or error}") from error
     saved: list[Path] = []
-    for name, draw in _figures(result, truth, history or ()):
-        figure = draw()
-        saved += [save_figure(figure, target / f"{name}.{kind}") for kind in formats]
+    for planned in plan_figures(result, truth=truth, history=history or ()):
+        figure = planned.draw()
+        saved += [save_figure(figure, target / f"{planned.name}.{kind}") for kind in formats]
     return saved
 
 
-def _figures(
-    result: RunResult, truth: Truth | None, history: Sequence[PtcFit]
-) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    """Name each figure; it is drawn only when its turn comes, so that one at a time is in memory."""
-    yield "summary", partial(gain_noise_summary, result.fits, truth=truth)
-    yield "overview", partial(run_overview, result.fits)
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlannedFigure:
+    """A figure that is drawn only when its turn comes, so that one at a time is in memory.
+
+    Attributes
+    ----------
+    kind
+        What it shows, as in ``RunResult.plot``, or ``convergence``.
+    detector
+        Of which detector; None for the whole run.
+    draw
+        Draws it.
+    """
+
+    kind: str
+    detector: str | None
+    draw: Callable[[], Figure]
+
+    @property
+    def name(self) -> str:
+        """The kind and the detector's name without what a file name cannot hold."""
+        if self.detector is None:
+            return self.kind
+        return f"{self.kind}_{re.sub(r'[^A-Za-z0-9._-]+', '_', self.detector) or 'detector'}"
+
+
+def plan_figures(
+    result: RunResult, *, truth: Truth | None = None, history: Sequence[PtcFit] = ()
+) -> Iterator[PlannedFigure]:
+    """Name every figure that a run has something to show in.
+
+    Parameters
+    ----------
+    result
+        The run.
+    truth
+        True values, for the summary.
+    history
+        Fits of the run in the order of the log, for the figures of convergence.
+
+    Yields
+    ------
+    PlannedFigure
+        Those of the run, then those of each detector.
+
+    Raises
+    ------
+    InvalidRecord
+        The covariances of `result` are not those that its fits were made of.
+    """
+    for kind, draw in RUN_FIGURES.items():
+        options = {"truth": truth} if kind == "summary" else {}
+        yield PlannedFigure(kind, None, partial(draw, result.fits, **options))
     for fit in result.fits:
         curves = result.curves(fit.detector)
-        name = _file_name(fit.detector)
-        for kind, draw in DETECTOR_FIGURES.items():
-            yield f"{kind}_{name}", partial(draw, fit, curves)
+        for kind in detector_figures(fit):
+            yield PlannedFigure(kind, fit.detector, partial(DETECTOR_FIGURES[kind], fit, curves))
         own = [past for past in history if past.group == fit.group and past.model == fit.model]
         if own:
-            yield f"convergence_{name}", partial(convergence, own)
-
-
-def _file_name(detector: str) -> str:
-    """Return a detector's name without what a file name cannot hold."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", detector) or "detector"
+            yield PlannedFigure("convergence", fit.detector, partial(convergence, own))

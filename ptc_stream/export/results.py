@@ -13,27 +13,46 @@ from matplotlib.figure import Figure
 
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.export.curve import AmplifierCurve, join_curves
+from ptc_stream.export.distribution_plots import run_distributions
+from ptc_stream.export.linearity_plots import linearity_residuals
+from ptc_stream.export.matrix_plots import bf_cumulative, bf_distance, bf_matrices, has_matrices
 from ptc_stream.export.plots import covariance_over_mean, ptc_grid, variance_over_mean
 from ptc_stream.export.run_plots import convergence, gain_noise_summary, run_overview
 from ptc_stream.export.tables import display_table, fit_table, points_table
 from ptc_stream.physics.fitting import FitStatus
 from ptc_stream.records import AmplifierFitResult, PairCovariances, PtcFit
 
-__all__ = ["DETECTOR_FIGURES", "RUN_FIGURES", "RunResult", "detector_json", "run_json"]
+__all__ = ["DETECTOR_FIGURES", "RUN_FIGURES", "RunResult", "detector_figures", "detector_json", "run_json"]
 
 DETECTOR_FIGURES: Mapping[str, Callable[..., Figure]] = {
     "ptc": ptc_grid,
     "ptc_log": partial(ptc_grid, scale="log"),
     "variance_over_mean": variance_over_mean,
     "covariance_over_mean": covariance_over_mean,
+    "linearity": linearity_residuals,
+    "bf_matrices": bf_matrices,
+    "bf_distance": bf_distance,
+    "bf_cumulative": bf_cumulative,
 }
 """Figures of one detector by name: called with its fit, its curves and options."""
 
 RUN_FIGURES: Mapping[str, Callable[..., Figure]] = {
     "summary": gain_noise_summary,
     "overview": run_overview,
+    "distributions": run_distributions,
 }
 """Figures of the run by name: called with its fits and options."""
+
+
+def detector_figures(fit: PtcFit) -> list[str]:
+    """Name those of `DETECTOR_FIGURES` that `fit` has something to show in."""
+    without: set[str] = set()
+    if not has_matrices(fit):
+        without |= {"bf_matrices", "bf_distance", "bf_cumulative"}
+    if all(result.linearity is None for result in fit.amplifiers):
+        without.add("linearity")
+    return [name for name in DETECTOR_FIGURES if name not in without]
+
 
 _MOST_ROWS_IN_NOTEBOOK = 64
 
@@ -275,8 +294,9 @@ class RunResult:
         Parameters
         ----------
         kind
-            Of one detector: ``ptc``, ``ptc_log``, ``variance_over_mean``, ``covariance_over_mean``. Of the
-            run: ``summary`` (``truth=...``), ``overview``.
+            Of one detector: ``ptc``, ``ptc_log``, ``variance_over_mean``, ``covariance_over_mean``,
+            ``linearity``, ``bf_matrices``, ``bf_distance``, ``bf_cumulative`` (the last three of a full
+            covariance model). Of the run: ``summary`` (``truth=...``), ``overview``, ``distributions``.
         detector
             For a figure of one detector which; the first by default. The title names it.
         **options

@@ -32,6 +32,7 @@ from ptc_stream.export.plot_style import (
     robust_range,
     write_big,
 )
+from ptc_stream.export.quantities import A00, GAIN, QUANTITIES, Quantity
 from ptc_stream.physics.fitting import FitStatus
 from ptc_stream.records import AmplifierFitResult, PtcFit
 
@@ -46,29 +47,6 @@ The quantities are gain [e-/ADU], read_noise [e-], a00 [1/e-] and turnoff [ADU];
 """
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Quantity:
-    name: str
-    label: str
-    unit: str
-    scale: float
-    relative: bool = False
-
-    def value(self, result: AmplifierFitResult) -> float:
-        return float(getattr(result, self.name)) * self.scale
-
-    def error(self, result: AmplifierFitResult) -> float:
-        return float(getattr(result, f"{self.name}_error")) * self.scale
-
-
-_GAIN = _Quantity("gain", "Gain", "e⁻/ADU", 1.0, relative=True)
-_A00 = _Quantity("a00", "$a_{00}$", "10⁻⁶/e⁻", 1e6)
-_QUANTITIES = (
-    _GAIN,
-    _Quantity("read_noise", "Read noise", "e⁻", 1.0),
-    _A00,
-    _Quantity("turnoff", "Turnoff", "10³ ADU", 1e-3),
-)
 # With more amplifiers their names would overlap: then the axis names detectors, and at most this many.
 _MOST_NAMES = 80
 _MOST_DETECTOR_NAMES = 52
@@ -104,8 +82,8 @@ def gain_noise_summary(fits: Sequence[PtcFit], *, truth: Truth | None = None) ->
     slots = _slots(fits, truth or {})
     columns = 2 if truth else 1
     figure = ResultFigure(9.0 + 6.0 * columns if len(slots) > 20 else 5.0 + 4.0 * columns, 12.0)
-    axes = figure.subplots(len(_QUANTITIES), columns, squeeze=False, sharex=True)
-    for row, quantity in zip(axes, _QUANTITIES, strict=True):
+    axes = figure.subplots(len(QUANTITIES), columns, squeeze=False, sharex=True)
+    for row, quantity in zip(axes, QUANTITIES, strict=True):
         _draw_quantity(row[0], slots, quantity)
         row[0].set_ylabel(f"{quantity.label} [{quantity.unit}]", fontsize=LABEL_SIZE - 1)
         if columns > 1:
@@ -146,7 +124,7 @@ def _marker_size(slots: Sequence[_Slot]) -> float:
     return 4.5 if len(slots) <= _MOST_NAMES else 2.0
 
 
-def _numbers(slots: Sequence[_Slot], quantity: _Quantity) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _numbers(slots: Sequence[_Slot], quantity: Quantity) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return values, errors and true values of all slots in the quantity's unit; NaN where there is none."""
     values = np.array([quantity.value(slot.result) for slot in slots], dtype=np.float64)
     errors = np.array([quantity.error(slot.result) for slot in slots], dtype=np.float64)
@@ -154,7 +132,7 @@ def _numbers(slots: Sequence[_Slot], quantity: _Quantity) -> tuple[FloatArray, F
     return values, np.where(np.isfinite(errors), errors, np.nan), np.array(truths, dtype=np.float64)
 
 
-def _draw_quantity(axes: Axes, slots: Sequence[_Slot], quantity: _Quantity) -> None:
+def _draw_quantity(axes: Axes, slots: Sequence[_Slot], quantity: Quantity) -> None:
     values, errors, truths = _numbers(slots, quantity)
     overscan = np.full(values.shape, np.nan)
     if quantity.name == "read_noise":
@@ -171,7 +149,7 @@ def _draw_quantity(axes: Axes, slots: Sequence[_Slot], quantity: _Quantity) -> N
     _draw_values(axes, slots, values, errors, limits, lower_limits=quantity.name == "turnoff")
 
 
-def _draw_difference(axes: Axes, slots: Sequence[_Slot], quantity: _Quantity) -> None:
+def _draw_difference(axes: Axes, slots: Sequence[_Slot], quantity: Quantity) -> None:
     values, errors, truths = _numbers(slots, quantity)
     if quantity.relative:
         values, errors = 100 * (values / truths - 1), 100 * errors / truths
@@ -323,7 +301,7 @@ def convergence(history: Sequence[PtcFit]) -> Figure:
         for result in fit.amplifiers:
             paths.setdefault((fit.detector, result.name), []).append((fit.pairs, result))
     shown = [path for path in paths.values() if any(math.isfinite(result.gain) for _, result in path)]
-    for axes, quantity in zip(axes_column, (_GAIN, _A00), strict=True):
+    for axes, quantity in zip(axes_column, (GAIN, A00), strict=True):
         _draw_convergence(axes, shown, quantity)
     axes_column[1].set_xlabel("Number of pairs", fontsize=LABEL_SIZE - 1)
     detectors = list(dict.fromkeys(fit.detector for fit in history))
@@ -338,7 +316,7 @@ def convergence(history: Sequence[PtcFit]) -> Figure:
 
 
 def _draw_convergence(
-    axes: Axes, paths: Sequence[Sequence[tuple[int, AmplifierFitResult]]], quantity: _Quantity
+    axes: Axes, paths: Sequence[Sequence[tuple[int, AmplifierFitResult]]], quantity: Quantity
 ) -> None:
     errors: dict[int, list[float]] = {}
     settled: list[float] = []
@@ -389,7 +367,7 @@ def run_overview(fits: Sequence[PtcFit]) -> Figure:
     shape = (len(fits), len(names))
     height = min(30.0, max(4.2, 2.6 + 0.115 * len(fits) + (0.25 * len(fits) if len(fits) <= 20 else 0.0)))
     figure = ResultFigure(17.0, height)
-    axes_row = figure.subplots(1, len(_QUANTITIES), sharex=True, sharey=True)
+    axes_row = figure.subplots(1, len(QUANTITIES), sharex=True, sharey=True)
     bad = np.array(
         [
             (column, row)
@@ -401,7 +379,7 @@ def run_overview(fits: Sequence[PtcFit]) -> Figure:
         dtype=np.float64,
     ).reshape(-1, 2)
     colours = mpl.colormaps["viridis"].with_extremes(bad="#D9D9D9")
-    for axes, quantity in zip(axes_row, _QUANTITIES, strict=True):
+    for axes, quantity in zip(axes_row, QUANTITIES, strict=True):
         values = np.full(shape, np.nan)
         for row, fit in enumerate(fits):
             for result in fit.amplifiers:

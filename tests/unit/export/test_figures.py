@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ptc_stream.errors import ConfigurationError
-from ptc_stream.export.figures import save_all
+from ptc_stream.export.figures import plan_figures, save_all
 from ptc_stream.export.results import RunResult
-from tests.unit.export.made_up import make_run
+from tests.unit.export.made_up import full_fit, make_run, with_linearity
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,7 @@ def test_every_figure_is_saved_under_a_name_that_files_can_have(small: RunResult
     assert [path.name for path in paths] == [
         "summary.png",
         "overview.png",
+        "distributions.png",
         "ptc_R22_S11.png",
         "ptc_log_R22_S11.png",
         "variance_over_mean_R22_S11.png",
@@ -37,7 +38,7 @@ def test_without_history_there_is_no_convergence_and_the_bytes_repeat(
 ) -> None:
     first = save_all(small, tmp_path / "a", formats=("png", "svg"))
     second = save_all(small, tmp_path / "b", formats=("png",))
-    assert len(first) == 12
+    assert len(first) == 14
     first = [path for path in first if path.suffix == ".png"]
     assert not any("convergence" in path.name for path in first)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
@@ -47,6 +48,7 @@ def test_a_run_without_fits_still_has_its_summary(tmp_path: Path) -> None:
     assert [path.name for path in save_all(RunResult("13144", []), tmp_path)] == [
         "summary.png",
         "overview.png",
+        "distributions.png",
     ]
 
 
@@ -63,3 +65,19 @@ def test_a_place_that_cannot_be_written(small: RunResult, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot write to"):
         save_all(small, tmp_path / "file")
+
+
+def test_figures_of_matrices_and_linearity_are_drawn_where_there_are_any() -> None:
+    made = with_linearity(make_run(("R22_S11",), 2, 12))
+    full = full_fit(made.fits[0], lags=3)
+    names = [planned.name for planned in plan_figures(RunResult("13144", [full], made.covariances))]
+    assert names[-4:] == [
+        "linearity_R22_S11",
+        "bf_matrices_R22_S11",
+        "bf_distance_R22_S11",
+        "bf_cumulative_R22_S11",
+    ]
+    bare = full_fit(make_run(("R22_S11",), 2, 12).fits[0], lags=3, with_b=False)
+    kinds = {planned.kind for planned in plan_figures(RunResult("13144", [bare]))}
+    assert "bf_distance" in kinds
+    assert "linearity" not in kinds

@@ -39,13 +39,13 @@ def test_the_mean_is_weighted_and_its_error_covers_disagreement(fit: PtcFit) -> 
     assert number == 15  # the dead one has none
     alone = mean_matrix(fit, "a_matrix", amplifier="C10")
     assert alone is not None
-    np.testing.assert_allclose(alone[0], fit.amplifiers[0].a_matrix, rtol=1e-14)
-    np.testing.assert_allclose(alone[1], fit.amplifiers[0].a_matrix_error, rtol=1e-14)
+    first = fit.amplifiers[0]
+    for got, given in zip(alone[:2], (first.a_matrix, first.a_matrix_error), strict=True):
+        np.testing.assert_allclose(got, np.array(given), rtol=1e-14)
     # All errors are equal here: the weighted mean is the plain one.
     plain = np.mean([a.a_matrix for a in fit.amplifiers if a.a_matrix is not None], axis=0)
     np.testing.assert_allclose(values, plain, rtol=1e-12)
     assert np.all(errors >= 4e-9 / math.sqrt(15) * (1 - 1e-12))
-    first = fit.amplifiers[0]
     assert first.a_matrix is not None
     wild = dataclasses.replace(first, a_matrix=((-9e-6, *first.a_matrix[0][1:]), *first.a_matrix[1:]))
     torn = mean_matrix(dataclasses.replace(fit, amplifiers=(wild, *fit.amplifiers[1:])), "a_matrix")
