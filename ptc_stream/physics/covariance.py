@@ -14,27 +14,21 @@ ways: the other half plane is the same by symmetry.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ptc_stream.physics._jit import njit
+from ptc_stream.physics._products import LANES, ROWS_AT_A_TIME, multiply_shifted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["LagSums", "lag_sums", "quadrant_covariances", "window_lag_sums"]
 
-# Five rows times two columns of lags are summed at a time: each load then feeds enough multiply-adds to keep
-# both units of a core busy, and ten sums still fit into the vector registers.
-_ROWS_AT_A_TIME = 5
-_COLUMNS_AT_A_TIME = 2
-# float32 sums run over this many pixels before they are added up in float64. With 256 the error of a lag is
-# 2e-10 of C_00 at 10^6 pixels, far below its sampling error of 1e-3; 2048 would be 20 % faster and double it.
-# At lag (0, 0) all terms are positive and errors grow faster: that one sum is made in float64.
-_CHAIN = 256
-# Rows begin on a cache line (16 float32): a load that straddles two lines costs twice.
-_LINE = 16
+# Above this part of masked pixels it is faster to sum w w', D w' and w D' over all pixel pairs, in float32
+# (which costs 1e-7 of P and Q, of c therefore nothing), than to take out every masked pixel by itself.
+_MANY_MASKED = 0.02
 
 
 class LagSums(NamedTuple):
@@ -80,15 +74,14 @@ def lag_sums(difference: NDArray[np.float32], weights: NDArray[np.bool_], max_la
     -------
     LagSums
     """
+    masked = np.flatnonzero(~weights)
+    if masked.size > _MANY_MASKED * weights.size:
+        return window_lag_sums(difference, weights, (slice(None), slice(None)), max_lag)
     image = _pad(difference, max_lag)
-    good = _pad(weights.astype(np.float32), max_lag)
     products = _products(image, image, max_lag)
-    products[0, max_lag - 1] = _sum_of_squares(difference)
-    first, second = _rectangle_sums(difference, max_lag)
-    counts, _ = _rectangle_sums(weights, max_lag)
-    rows, columns = np.divmod(np.flatnonzero(~weights), weights.shape[1])
-    masked = image.start + rows * image.stride + columns
-    _take_out(masked, image.flat, good.flat, image.stride, (first, second, counts))
+    first, second, counts, squares = _rectangle_sums(difference, max_lag)
+    products[0, max_lag - 1] = squares
+    _take_out(masked, difference, weights, (first, second, counts))
     return LagSums(products, first, second, counts)
 
 
@@ -125,6 +118,7 @@ def window_lag_sums(
     base_image = _pad(np.where(inside, difference, np.float32(0)), max_lag)
     base_good = _pad(inside.astype(np.float32), max_lag)
     products = _products(base_image, image, max_lag)
+    # All terms of this sum are positive and its errors grow faster: it is made in float64.
     products[0, max_lag - 1] = _sum_of_squares(difference[base])
     return LagSums(
         products,
@@ -174,72 +168,20 @@ def quadrant_covariances(
 
 def _pad(image: NDArray[np.float32], max_lag: int) -> _Padded:
     rows, columns = image.shape
-    stride = -(-(columns + max_lag) // _LINE) * _LINE
+    stride = -(-(columns + max_lag) // LANES) * LANES
     # Before the first row: the rows that the last group of y lags looks back to, one more for the x lags.
-    blocks = -(-max_lag // _ROWS_AT_A_TIME) * _ROWS_AT_A_TIME
+    blocks = -(-max_lag // ROWS_AT_A_TIME) * ROWS_AT_A_TIME
     start = (blocks + 1) * stride
-    raw = np.zeros(start + (rows + blocks + 1) * stride + _LINE, np.float32)
-    skip = (-raw.ctypes.data // raw.itemsize) % _LINE
-    flat = raw[skip : raw.size - _LINE + skip]
+    raw = np.zeros(start + (rows + blocks + 1) * stride + LANES, np.float32)
+    skip = (-raw.ctypes.data // raw.itemsize) % LANES
+    flat = raw[skip : raw.size - LANES + skip]
     flat[start : start + rows * stride].reshape(rows, stride)[:, :columns] = image
     return _Padded(flat, start, stride, rows * stride)
 
 
 def _products(base: _Padded, partner: _Padded, max_lag: int) -> NDArray[np.float64]:
-    out = _multiply_shifted(base.flat, partner.flat, (base.start, base.length, base.stride), max_lag)
+    out = multiply_shifted(base.flat, partner.flat, (base.start, base.length, base.stride), max_lag)
     return out[:max_lag, : 2 * max_lag - 1]
-
-
-@njit(reassociate=True)
-def _multiply_shifted(
-    base: NDArray[np.float32],
-    partner: NDArray[np.float32],
-    layout: tuple[int, int, int],
-    max_lag: int,
-) -> NDArray[np.float64]:
-    """Sum base[q - dy stride] partner[q + dx] over q; index [dy, dx + R - 1], rounded up to whole blocks."""
-    start, length, stride = layout
-    blocks = (max_lag + _ROWS_AT_A_TIME - 1) // _ROWS_AT_A_TIME
-    out = np.zeros((blocks * _ROWS_AT_A_TIME, _COLUMNS_AT_A_TIME * max_lag))
-    zero = np.float32(0)
-    for begin in range(start, start + length, _CHAIN):
-        size = min(_CHAIN, start + length - begin)
-        for pair in range(max_lag):
-            shift = begin + _COLUMNS_AT_A_TIME * pair - max_lag + 1
-            u = partner[shift : shift + size]
-            v = partner[shift + 1 : shift + 1 + size]
-            for dy in range(0, max_lag, _ROWS_AT_A_TIME):
-                row = begin - dy * stride
-                a0 = base[row : row + size]
-                a1 = base[row - stride : row - stride + size]
-                a2 = base[row - 2 * stride : row - 2 * stride + size]
-                a3 = base[row - 3 * stride : row - 3 * stride + size]
-                a4 = base[row - 4 * stride : row - 4 * stride + size]
-                s0 = s1 = s2 = s3 = s4 = zero
-                t0 = t1 = t2 = t3 = t4 = zero
-                for i in range(size):
-                    s0 += u[i] * a0[i]
-                    s1 += u[i] * a1[i]
-                    s2 += u[i] * a2[i]
-                    s3 += u[i] * a3[i]
-                    s4 += u[i] * a4[i]
-                    t0 += v[i] * a0[i]
-                    t1 += v[i] * a1[i]
-                    t2 += v[i] * a2[i]
-                    t3 += v[i] * a3[i]
-                    t4 += v[i] * a4[i]
-                left = _COLUMNS_AT_A_TIME * pair
-                out[dy, left] += s0
-                out[dy + 1, left] += s1
-                out[dy + 2, left] += s2
-                out[dy + 3, left] += s3
-                out[dy + 4, left] += s4
-                out[dy, left + 1] += t0
-                out[dy + 1, left + 1] += t1
-                out[dy + 2, left + 1] += t2
-                out[dy + 3, left + 1] += t3
-                out[dy + 4, left + 1] += t4
-    return out
 
 
 @njit(reassociate=True)
@@ -252,16 +194,26 @@ def _sum_of_squares(image: NDArray[np.float32]) -> float:
 
 
 @njit
-def _rectangle_sums(image: NDArray[Any], max_lag: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum, for each lag, the pixels that have a partner inside the frame, and the pixels that are one."""
+def _rectangle_sums(
+    image: NDArray[np.float32], max_lag: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
+    """Sum, for each lag, the pixels that have a partner inside the frame, and the pixels that are one.
+
+    Also how many they are, and the sum of all squares. Column by column in float64, so that the order is the
+    same on every CPU and a vector unit has a lane for each.
+    """
     rows, columns = image.shape
     shape = (max_lag, 2 * max_lag - 1)
     first = np.zeros(shape)
     second = np.zeros(shape)
+    counts = np.zeros(shape)
     lower = np.zeros(columns)  # column sums without the last dy rows: these pixels have a partner above
+    squares = np.zeros(columns)
     for y in range(rows):
         for x in range(columns):
-            lower[x] += image[y, x]
+            value = float(image[y, x])
+            lower[x] += value
+            squares[x] += value * value
     upper = lower.copy()  # column sums without the first dy rows: these pixels are a partner
     for dy in range(min(max_lag, rows)):
         if dy > 0:
@@ -274,32 +226,30 @@ def _rectangle_sums(image: NDArray[Any], max_lag: int) -> tuple[NDArray[np.float
             first[dy, dx + max_lag - 1] = np.sum(lower[begin:end])
             begin, end = (cut, columns) if dx >= 0 else (0, columns - cut)
             second[dy, dx + max_lag - 1] = np.sum(upper[begin:end])
-    return first, second
+            counts[dy, dx + max_lag - 1] = (rows - dy) * (columns - cut)
+    return first, second, counts, np.sum(squares)
 
 
 @njit
 def _take_out(
     masked: NDArray[np.int64],
     image: NDArray[np.float32],
-    good: NDArray[np.float32],
-    stride: int,
+    weights: NDArray[np.bool_],
     sums: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
 ) -> None:
     """Take the pairs with a masked pixel out of the rectangle sums (what is masked is zero in `image`)."""
     first, second, counts = sums
-    max_lag, width = first.shape
-    # Flat index p - lag runs against dx: sums of P and n are kept mirrored, so that all loads go forwards.
-    mirrored_first = np.zeros((max_lag, width))
-    mirrored_counts = np.zeros((max_lag, width))
+    max_lag = first.shape[0]
+    rows, columns = image.shape
+    zero = max_lag - 1  # index of dx = 0
     for pixel in masked:
+        y, x = divmod(pixel, columns)
         for dy in range(max_lag):
-            low = pixel - dy * stride - max_lag + 1
-            high = pixel + dy * stride - max_lag + 1
-            for i in range(width):
-                mirrored_first[dy, i] += image[low + i]
-                mirrored_counts[dy, i] += good[low + i]
-                second[dy, i] -= image[high + i]
-    for dy in range(max_lag):
-        for i in range(width):
-            first[dy, i] -= mirrored_first[dy, width - 1 - i]
-            counts[dy, i] -= mirrored_counts[dy, width - 1 - i]
+            if y + dy < rows:  # the masked pixel is p
+                for dx in range(max(-zero, -x), min(max_lag, columns - x)):
+                    second[dy, dx + zero] -= image[y + dy, x + dx]
+                    counts[dy, dx + zero] -= 1.0
+            if y - dy >= 0:  # it is p'; where both are masked, the pair is out already
+                for dx in range(max(-zero, x - columns + 1), min(max_lag, x + 1)):
+                    first[dy, dx + zero] -= image[y - dy, x - dx]
+                    counts[dy, dx + zero] -= weights[y - dy, x - dx]

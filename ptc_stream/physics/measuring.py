@@ -23,6 +23,7 @@ from ptc_stream.physics.difference import (
     mask_unusable,
     matched_difference,
     row_mean_variance,
+    unmatched_difference,
     weigh,
 )
 from ptc_stream.physics.points import MeasuringConfig, PointFlag, PointMeasurement
@@ -167,12 +168,12 @@ def _inside_frame(
             f"exposures of shape {np.shape(first)} and {np.shape(second)} with masks of shape "
             f"{np.shape(usable_first)} and {np.shape(usable_second)} are not one amplifier seen twice"
         )
-    rows, columns = (slice(config.edge, max(size - config.edge, config.edge)) for size in np.shape(first))
     return mask_unusable(
-        np.asarray(first, np.float32)[rows, columns],
-        np.asarray(second, np.float32)[rows, columns],
-        np.asarray(usable_first, np.bool_)[rows, columns],
-        np.asarray(usable_second, np.bool_)[rows, columns],
+        np.ascontiguousarray(first, np.float32),
+        np.ascontiguousarray(second, np.float32),
+        np.ascontiguousarray(usable_first, np.bool_),
+        np.ascontiguousarray(usable_second, np.bool_),
+        config.edge,
     )
 
 
@@ -187,15 +188,15 @@ def _measure_whole(
     factors = flux_factors(*means) if lit else (1.0, 1.0)
     difference = matched_difference(one, two, *factors)
     stats = _clipped(difference, config)
-    residual, weights = weigh(difference, stats.mean, config.n_sigma * math.sqrt(stats.variance))
+    weighed = weigh(difference, stats.mean, config.n_sigma * math.sqrt(stats.variance))
     return _point(
         means=means,
         variance=stats.variance,
-        sums=lag_sums(residual, weights, config.max_lag),
+        sums=lag_sums(weighed.residual, weighed.weights, config.max_lag),
         lost=None,
-        row_sums=residual.sum(axis=1, dtype=np.float64),
-        row_counts=np.count_nonzero(weights, axis=1),
-        delta=np.where(weights, one - two, np.float32(np.nan)),
+        row_sums=weighed.row_sums,
+        row_counts=weighed.row_counts,
+        delta=unmatched_difference(one, two, weighed.weights),
         lit=lit,
         floor=floor,
         read_noise=read_noise,
@@ -227,10 +228,11 @@ def _measure_groups(
         row_sums = np.zeros(one.shape[0])
         row_counts = np.zeros(one.shape[0], np.int64)
         for tile in tiles:
-            residual[tile], weights = weigh(difference[tile], stats.mean, limit)
-            members[tile][weights] = number
-            row_sums[tile[0]] += residual[tile].sum(axis=1, dtype=np.float64)
-            row_counts[tile[0]] += np.count_nonzero(weights, axis=1)
+            weighed = weigh(difference[tile], stats.mean, limit)
+            residual[tile] = weighed.residual
+            members[tile][weighed.weights] = number
+            row_sums[tile[0]] += weighed.row_sums
+            row_counts[tile[0]] += weighed.row_counts
         inside = _gather(members, tiles) == number
         values_one, values_two = _gather(one, tiles)[inside], _gather(two, tiles)[inside]
         sums = group_lag_sums(residual, members, number, tiles, config.max_lag)
@@ -325,7 +327,7 @@ def _match_again(
     stats = _clipped(_gather(difference, tiles), config)
     limit = config.n_sigma * math.sqrt(stats.variance)
     for tile in tiles:
-        _, weights = weigh(difference[tile], stats.mean, limit)
+        weights = weigh(difference[tile], stats.mean, limit).weights
         means = _mean(one[tile][weights]), _mean(two[tile][weights])
         if min(means) > 0.0:
             difference[tile] = matched_difference(one[tile], two[tile], *flux_factors(*means))

@@ -87,8 +87,10 @@ def test_direct_sums_equal_the_fourier_transform(
     np.testing.assert_array_equal(direct.counts, expected.counts)
     scale = float(np.square(field, dtype=np.float64).sum())
     np.testing.assert_allclose(direct.products, expected.products, rtol=0, atol=2e-7 * scale)
+    # Of a heavily masked image all sums are made in float32, like the products.
+    error = 2e-7 if masked > 0.0 else 1e-9
     for ours, theirs in ((direct.first, expected.first), (direct.second, expected.second)):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * (1.0 + np.abs(field).sum()))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=error * (1.0 + np.abs(field).sum()))
     covariances, count = quadrant_covariances(direct)
     np.testing.assert_array_equal(np.isnan(covariances), count == 0)
 

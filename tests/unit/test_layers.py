@@ -25,7 +25,7 @@ LAYERS = (
     {"images", "bus", "offload"},
     {"config", "telemetry"},
     {"ingest", "export", "simulator", "services", "web"},
-    {"replay", "store"},
+    {"replay", "store", "bench"},
     {"notebook"},
     {"cli"},
     {"__init__", "__main__"},
@@ -33,7 +33,7 @@ LAYERS = (
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 PURE = ("physics", "core")
 NOT_IN_PURE = {"time", "datetime", "random", "uuid", "os", "logging", "asyncio"}
-THIRD_PARTY_IN_PHYSICS = {"numpy", "scipy", "numba", "annotated_types"}
+THIRD_PARTY_IN_PHYSICS = {"numpy", "scipy", "numba", "llvmlite", "annotated_types"}
 MOST_LINES = 500
 
 

@@ -11,6 +11,7 @@ from ptc_stream.physics.difference import (
     mask_unusable,
     matched_difference,
     row_mean_variance,
+    unmatched_difference,
     weigh,
 )
 
@@ -27,13 +28,28 @@ def test_a_pixel_bad_in_one_exposure_is_bad_in_both() -> None:
     first[0, 0], second[0, 1], first[0, 2], second[0, 3] = np.nan, np.inf, -np.inf, np.nan
     usable_first, usable_second = np.ones((3, 4), bool), np.ones((3, 4), bool)
     usable_first[1, 1] = usable_second[2, 2] = False
-    one, two = mask_unusable(first, second, usable_first, usable_second)
+    one, two = mask_unusable(first, second, usable_first, usable_second, 0)
     expected = np.ones((3, 4), bool)
     expected[0] = expected[1, 1] = expected[2, 2] = False
     np.testing.assert_array_equal(np.isfinite(one), expected)
     np.testing.assert_array_equal(np.isfinite(two), expected)
     np.testing.assert_array_equal(one[expected], first[expected])
     np.testing.assert_array_equal(two[expected], second[expected])
+
+
+def test_the_edge_is_left_out() -> None:
+    image = np.arange(30, dtype=np.float32).reshape(5, 6)
+    usable = np.ones((5, 6), bool)
+    one, two = mask_unusable(image, image + 1, usable, usable, 2)
+    np.testing.assert_array_equal(one, image[2:3, 2:4])
+    np.testing.assert_array_equal(two, image[2:3, 2:4] + 1)
+    assert mask_unusable(image, image, usable, usable, 3)[0].size == 0
+
+
+def test_the_unmatched_difference_keeps_integers() -> None:
+    first, second = np.array([[70_001, 3, np.nan]], np.float32), np.array([[70_000, 5, 1]], np.float32)
+    delta = unmatched_difference(first, second, np.array([[True, False, True]]))
+    np.testing.assert_array_equal(delta, np.array([[1, np.nan, np.nan]], np.float32))
 
 
 def test_difference_rounds_at_the_size_of_the_noise() -> None:
@@ -47,13 +63,15 @@ def test_difference_rounds_at_the_size_of_the_noise() -> None:
 
 def test_weights_and_residual() -> None:
     difference = np.array([[1.0, np.nan, 8.0], [-5.0, 3.5, 1e30]], np.float32)
-    residual, weights = weigh(difference, 2.0, 6.0)
+    residual, weights, row_sums, row_counts = weigh(difference, 2.0, 6.0)
     np.testing.assert_array_equal(weights, [[True, False, True], [False, True, False]])
     np.testing.assert_array_equal(residual, np.array([[-1.0, 0.0, 6.0], [0.0, 1.5, 0.0]], np.float32))
+    np.testing.assert_array_equal(row_sums, [5.0, 1.5])
+    np.testing.assert_array_equal(row_counts, [2, 1])
 
 
 def test_no_weight_without_a_limit() -> None:
-    residual, weights = weigh(np.zeros((2, 2), np.float32), math.nan, math.nan)
+    residual, weights, *_ = weigh(np.zeros((2, 2), np.float32), math.nan, math.nan)
     assert not weights.any()
     assert not residual.any()
 
