@@ -26,6 +26,7 @@ from ptc_stream.core.measuring import MeasurePair, PairMeasurer
 from ptc_stream.offload import InlineOffload
 from ptc_stream.records import FlatPair
 from ptc_stream.replay import RecordedMeasurements, feed_recording, measuring_digest_of, recorded_configs
+from ptc_stream.services.fitting import FittingSettings
 from ptc_stream.services.runner import OnChange, Stage
 from ptc_stream.services.session import Observers, open_store, run_stages
 
@@ -62,7 +63,9 @@ async def process(recording: Path, store: Path, *, last_statement: int) -> int:
                 measuring_digest=measuring_digest_of(configs["pairing"]),
                 measuring=measuring,
                 fitting=[
-                    make_section("fitting", json.loads(config)["fitting"])
+                    FittingSettings(
+                        **{name: make_section(name, values) for name, values in json.loads(config).items()}
+                    )
                     for stage, config in configs.items()
                     if stage.startswith("fitting.")
                 ],
