@@ -5,6 +5,8 @@ A metric exists when it is in `CATALOGUE`; the README prints the same table, and
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -117,7 +119,11 @@ class Telemetry:
                 ("ptc_a00_per_electron", amplifier.a00),
                 ("ptc_turnoff_adu", amplifier.turnoff),
             ):
-                self._metrics[name].labels(*labels).set(value)  # NaN too: the last fit that knew is history
+                if math.isfinite(value):
+                    self._metrics[name].labels(*labels).set(value)
+                else:
+                    with contextlib.suppress(KeyError):  # it was never known, which some versions mind
+                        self._metrics[name].remove(*labels)
 
 
 def serve_metrics(telemetry: Telemetry, address: str) -> tuple[str, int]:

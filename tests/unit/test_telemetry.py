@@ -134,13 +134,15 @@ def test_the_newest_fit_of_each_amplifier_is_shown() -> None:
     assert value(telemetry, "ptc_fit_pairs", **DETECTOR, model="EXPAPPROXIMATION") == 4
 
 
-def test_a_number_that_is_not_known_any_more_does_not_stay() -> None:
+def test_a_number_that_is_not_known_leaves_no_sample_and_no_stale_one() -> None:
     telemetry = Telemetry()
     labels = {**DETECTOR, "amplifier": "C00", "model": "EXPAPPROXIMATION"}
-    commit(telemetry, ptc_fit(), ptc_fit(amplifiers=(amplifier_fit_result(gain=math.nan),)))
-    shown = value(telemetry, "ptc_gain_electrons_per_adu", **labels)
-    assert shown is not None
-    assert math.isnan(shown)
+    unknown = ptc_fit(amplifiers=(amplifier_fit_result(gain=math.nan),))
+    commit(telemetry, unknown)
+    assert value(telemetry, "ptc_gain_electrons_per_adu", **labels) is None
+    commit(telemetry, ptc_fit(), unknown)
+    assert value(telemetry, "ptc_gain_electrons_per_adu", **labels) is None
+    assert value(telemetry, "ptc_read_noise_electrons", **labels) == 6.0
 
 
 # --- over HTTP ------------------------------------------------------------------------------------
