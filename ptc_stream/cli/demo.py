@@ -23,7 +23,7 @@ from ptc_stream.cli.options import (
     default_workers,
     json_option,
     looking_config_options,
-    settings_from,
+    with_settings,
 )
 from ptc_stream.cli.processing import STORE_NAME, metrics_option, process_arrivals, write_results
 from ptc_stream.config import Settings, load_settings, parse_value
@@ -84,13 +84,13 @@ _JOB_S = 120.0
 @metrics_option
 @config_options
 @json_option
+@with_settings
 def demo_command(
     *,
+    settings: Settings,
     out: Path,
     workers: int | None,
     metrics: str | None,
-    config_file: Path | None,
-    assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Simulate a camera run, feed it live, and compare the result with the truth.
@@ -103,7 +103,6 @@ def demo_command(
     workers = workers or default_workers()
     images = out / "images"
     store = out / STORE_NAME
-    settings = settings_from(config_file=config_file, assignments=assignments)
     truth = truth_of(DEMO)
     a00 = float(DEMO.a_matrix[0][0])
     b00 = float(DEMO.b_matrix[0][0])

@@ -19,11 +19,11 @@ from ptc_stream.cli.options import (
     looking_config_options,
     pairing_options,
     reading_options,
-    settings_from,
     store_argument,
+    with_settings,
 )
 from ptc_stream.cli.processing import check_flats, write_results
-from ptc_stream.config import load_settings
+from ptc_stream.config import Settings, load_settings
 from ptc_stream.core.pairing import pair_exposures
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.export.figures import save_all
@@ -53,15 +53,13 @@ _run_option = click.option("--run", "run_name", metavar="NAME", help="Which run,
 @reading_options
 @config_options
 @json_option
+@with_settings
 def list_command(
     paths: tuple[Path, ...],
     *,
-    every_nth_pair: int | None,
+    settings: Settings,
     camera: str | None,
-    maps: tuple[str, ...],
     run_name: str | None,
-    config_file: Path | None,
-    assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """List exposures (id, type, exposure time, filter) and what pairs with what. Reads headers only.
@@ -70,9 +68,6 @@ def list_command(
     ptc-stream list /data/run123
     ptc-stream list /data/run123 --every-nth-pair 10 --json
     """
-    settings = settings_from(
-        config_file=config_file, assignments=assignments, maps=maps, every_nth_pair=every_nth_pair
-    )
     description = load_camera(camera) if camera else None
     with progress_bar("reading headers", quiet=as_json) as progress:
         catalogue = read_catalogue(
@@ -309,13 +304,17 @@ def rejected_command(store: Path, *, config_file: Path | None, as_json: bool) ->
 @click.command("config")
 @config_options
 @json_option
-def config_command(*, config_file: Path | None, assignments: tuple[str, ...], as_json: bool) -> None:
+@with_settings
+def config_command(
+    *,
+    settings: Settings,
+    as_json: bool,
+) -> None:
     """Show every parameter: value, unit, meaning, and where the value came from.
 
     Later sources win: default, --config FILE (TOML, one table per section), environment
     (PTC_STREAM_MEASURING__MAX_LAG=8), --set measuring.max_lag=8 and options of their own.
     """
-    settings = settings_from(config_file=config_file, assignments=assignments)
     lines = list(settings.lines())
     if as_json:
         click.echo(json.dumps([line._asdict() for line in lines], indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,20 @@ __all__ = [
     "reading_options",
     "settings_from",
     "store_argument",
+    "with_settings",
 ]
+
+_SETTING_OPTIONS = (
+    "config_file",
+    "assignments",
+    "maps",
+    "every_nth_pair",
+    "bias",
+    "dark",
+    "mask",
+    "tiles",
+    "model",
+)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -149,6 +163,17 @@ fit_options = click.option(
 def default_workers() -> int:
     """One measuring process per core that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the merged ``settings`` instead of the options that they come from."""
+
+    @functools.wraps(command)
+    def with_merged(**options: Any) -> None:
+        chosen = {name: options.pop(name) for name in _SETTING_OPTIONS if name in options}
+        command(settings=settings_from(**chosen), **options)
+
+    return with_merged
 
 
 def settings_from(

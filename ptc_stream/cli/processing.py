@@ -23,7 +23,7 @@ from ptc_stream.cli.options import (
     measuring_options,
     pairing_options,
     reading_options,
-    settings_from,
+    with_settings,
 )
 from ptc_stream.config import Settings
 from ptc_stream.errors import ConfigurationError, StorageUnavailable
@@ -84,25 +84,18 @@ metrics_option = click.option(
 @click.option("--plots", is_flag=True, help="Draw every figure too (see `ptc-stream plot`).")
 @config_options
 @json_option
+@with_settings
 def run_command(
     paths: tuple[Path, ...],
     *,
+    settings: Settings,
     store: Path | None,
     out: Path | None,
-    model: str | None,
-    every_nth_pair: int | None,
-    bias: tuple[Path, ...],
-    dark: tuple[Path, ...],
-    mask: Path | None,
-    tiles: bool,
     camera: str | None,
-    maps: tuple[str, ...],
     run_name: str | None,
     workers: int | None,
     metrics: str | None,
     plots: bool,
-    config_file: Path | None,
-    assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Process exposure files (FITS files or directories of them) to fitted gains.
@@ -116,19 +109,8 @@ def run_command(
     again and nothing is measured twice, add files and only they are, choose another --model and only the
     fits are made again.
     """
-    settings = settings_from(
-        config_file=config_file,
-        assignments=assignments,
-        maps=maps,
-        every_nth_pair=every_nth_pair,
-        bias=bias,
-        dark=dark,
-        mask=mask,
-        tiles=tiles,
-        model=model,
-    )
     description = load_camera(camera) if camera else None
-    catalogue = _read(paths, settings, description, run_name, calibration=(*bias, *dark), quiet=as_json)
+    catalogue = _read(paths, settings, description, run_name, quiet=as_json)
     runs = list(dict.fromkeys(exposure.run for exposure in catalogue.exposures))
     console.print(f"run {', '.join(runs)}: {_describe(catalogue)}")
     out = out or Path("ptc-" + "+".join(runs).replace("/", "_"))
@@ -186,27 +168,20 @@ def run_command(
 )
 @config_options
 @json_option
+@with_settings
 def watch_command(
     directory: Path,
     *,
+    settings: Settings,
     store: Path | None,
     out: Path | None,
-    model: str | None,
-    every_nth_pair: int | None,
-    bias: tuple[Path, ...],
-    dark: tuple[Path, ...],
-    mask: Path | None,
-    tiles: bool,
     camera: str | None,
-    maps: tuple[str, ...],
     run_name: str | None,
     workers: int | None,
     metrics: str | None,
     poll_s: float,
     settle_s: float,
     until_idle_s: float | None,
-    config_file: Path | None,
-    assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Process exposures live, as their files appear in DIRECTORY (and below).
@@ -218,17 +193,6 @@ def watch_command(
     Files that are still being written are waited for; a file sent again is a new revision. Ctrl-C finishes
     what is under way and prints the result; the same command goes on where it was.
     """
-    settings = settings_from(
-        config_file=config_file,
-        assignments=assignments,
-        maps=maps,
-        every_nth_pair=every_nth_pair,
-        bias=bias,
-        dark=dark,
-        mask=mask,
-        tiles=tiles,
-        model=model,
-    )
     out = out or Path(f"ptc-{run_name or directory.absolute().name}".replace("/", "_"))
     store = store or out / STORE_NAME
     interrupted = asyncio.run(
@@ -243,7 +207,6 @@ def watch_command(
             settings,
             MeasuringSettings.from_settings(settings, camera=camera),
             run_name=run_name,
-            excluded=(*bias, *dark),
             workers=workers or default_workers(),
             metrics=metrics,
             quiet=as_json,
@@ -301,7 +264,6 @@ async def process_arrivals(
     measuring: MeasuringSettings,
     *,
     run_name: str | None = None,
-    excluded: Sequence[Path] = (),
     workers: int,
     metrics: str | None = None,
     quiet: bool = False,
@@ -314,7 +276,7 @@ async def process_arrivals(
     bool
         Whether a signal ended it.
     """
-    calibration = {path.absolute() for path in excluded}
+    calibration = _calibration_files(settings)
     with LiveView(quiet=quiet) as view:
         observer = make_observer(view, metrics)
         async with (
@@ -407,17 +369,21 @@ def _read(
     camera: CameraDescription | None,
     run_name: str | None,
     *,
-    calibration: Sequence[Path],
     quiet: bool,
 ) -> Catalogue:
-    excluded = {path.absolute() for path in calibration}
-    files = [file for file in find_files(paths) if file.absolute() not in excluded]
+    calibration = _calibration_files(settings)
+    files = [file for file in find_files(paths) if file.absolute() not in calibration]
     with progress_bar("reading headers", quiet=quiet) as progress:
         catalogue = read_catalogue(
             files, header_map=settings.headers, camera=camera, run=run_name, progress=progress
         )
     check_flats(catalogue)
     return catalogue
+
+
+def _calibration_files(settings: Settings) -> set[Path]:
+    """Frames that serve as bias or dark are no exposures of the run, wherever they lie."""
+    return {Path(name).absolute() for name in (*settings.reduction.bias, *settings.reduction.dark)}
 
 
 def check_flats(catalogue: Catalogue) -> None:

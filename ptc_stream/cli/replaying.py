@@ -23,8 +23,8 @@ from ptc_stream.cli.options import (
     fit_options,
     json_option,
     measuring_options,
-    settings_from,
     store_argument,
+    with_settings,
 )
 from ptc_stream.cli.processing import make_observer, metrics_option, report
 from ptc_stream.config import Settings, make_section
@@ -86,23 +86,18 @@ _FILE_OPTIONS = ("bias", "camera", "dark", "mask")
 @metrics_option
 @config_options
 @json_option
+@with_settings
 def replay_command(
     store: Path,
     *,
+    settings: Settings,
     target: Path,
     speed: str,
     start: str,
     moves: tuple[str, ...],
     workers: int | None,
     camera: str | None,
-    model: str | None,
-    bias: tuple[Path, ...],
-    dark: tuple[Path, ...],
-    mask: Path | None,
-    tiles: bool,
     metrics: str | None,
-    config_file: Path | None,
-    assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Feed the exposures recorded in STORE through the same code into a new store.
@@ -115,15 +110,6 @@ def replay_command(
 
     Settings are those of the recording unless an option, --config or --set says otherwise.
     """
-    settings = settings_from(
-        config_file=config_file,
-        assignments=assignments,
-        bias=bias,
-        dark=dark,
-        mask=mask,
-        tiles=tiles,
-        model=model,
-    )
     if store.absolute() == target.absolute():
         raise ConfigurationError("--into must name another store than the recording")
     factor = _speed(speed)

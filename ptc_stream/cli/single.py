@@ -17,8 +17,9 @@ from ptc_stream.cli.options import (
     json_option,
     measuring_options,
     reading_options,
-    settings_from,
+    with_settings,
 )
+from ptc_stream.config import Settings
 from ptc_stream.notebook import fit_store, fit_table_file, measure_files
 from ptc_stream.records import AmplifierCovariances, PairCovariances
 from ptc_stream.services.fitting import FittingSettings
@@ -35,19 +36,14 @@ _PATH = click.Path(path_type=Path)
 @reading_options
 @config_options
 @json_option
+@with_settings
 def measure_command(
     first: Path,
     second: Path,
     *,
-    bias: tuple[Path, ...],
-    dark: tuple[Path, ...],
-    mask: Path | None,
-    tiles: bool,
+    settings: Settings,
     camera: str | None,
-    maps: tuple[str, ...],
     run_name: str | None,
-    config_file: Path | None,
-    assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure one flat pair: mean, variance and covariances of every amplifier.
@@ -56,15 +52,6 @@ def measure_command(
     ptc-stream measure flat1.fits flat2.fits
     ptc-stream measure flat1.fits flat2.fits --mask bad.fits --json > pair.json
     """
-    settings = settings_from(
-        config_file=config_file,
-        assignments=assignments,
-        maps=maps,
-        bias=bias,
-        dark=dark,
-        mask=mask,
-        tiles=tiles,
-    )
     measured = measure_files(first, second, settings=settings, camera=camera, run=run_name)
     if as_json:
         click.echo(json.dumps(_pair_json(measured), indent=1))
@@ -102,13 +89,12 @@ def measure_command(
 @fit_options
 @config_options
 @json_option
+@with_settings
 def fit_command(
     table: Path,
     *,
+    settings: Settings,
     run_name: str | None,
-    model: str | None,
-    config_file: Path | None,
-    assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Fit a table of points, or the measured points of a store, without touching either.
@@ -120,7 +106,6 @@ def fit_command(
     ptc-stream fit points.csv --model POLYNOMIAL
     ptc-stream fit ptc-run1/ptc.sqlite --set fitting.max_mean=60000 --json
     """
-    settings = settings_from(config_file=config_file, assignments=assignments, model=model)
     config = FittingSettings(settings.fitting, settings.linearity)
     if table.suffix.lower() in {".ecsv", ".csv", ".txt", ".dat"}:
         result = fit_table_file(table, config)

@@ -406,13 +406,14 @@ def test_no_flats_names_the_types_seen_and_the_option_that_helps(small_run: Path
 
 
 def scraped(url: str) -> dict[str, float]:
-    """Name and value of every sample; of those with labels the last one."""
+    """Name and value of every sample; of those with labels the last number (a dead amplifier has none)."""
     with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - our own server
         text = response.read().decode()
     return {
         sample.name: sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
+        if not math.isnan(sample.value)
     }
 
 
