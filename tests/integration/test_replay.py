@@ -126,7 +126,7 @@ def test_a_replay_that_was_interrupted_goes_on(recording: Path, tmp_path: Path) 
     again = tmp_path / "again.sqlite"
     process = start("replay", recording, "--into", again, "--speed", "0.05", output=tmp_path / "output.txt")
     try:
-        until(lambda: _exposures(again) > 0, what="first exposure")
+        until(lambda: process.poll() is not None or _exposures(again) > 0, what="first exposure")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 130, (tmp_path / "output.txt").read_text()
     finally:
