@@ -217,7 +217,7 @@ def _in_recorded_order(reader: SqliteReader, topics: Topics) -> Iterator[BusReco
     exposures = topics.name(ExposureArrived.topic)
     logs = [_partition(reader, exposures, partition) for partition in range(reader.partitions)]
     logs.append(_ingest_rejects(reader, topics))
-    return heapq.merge(*map(_monotonic, logs), key=_time)
+    return heapq.merge(*logs, key=_time)
 
 
 def _time(record: BusRecord) -> int:
@@ -229,23 +229,3 @@ def _partition(reader: SqliteReader, topic: str, partition: int) -> Iterator[Bus
     while page := reader.read(topic, partition, offset, max_records=_BATCH):
         yield from page
         offset = page[-1].offset + 1
-
-
-def _monotonic(log: Iterator[BusRecord]) -> Iterator[BusRecord]:
-    """Lift times that run backwards (a clock that was set): order in a partition is by offset, always."""
-    latest = 0
-    for record in log:
-        latest = max(latest, record.timestamp_ms)
-        yield record if record.timestamp_ms == latest else _at(record, latest)
-
-
-def _at(record: BusRecord, timestamp_ms: int) -> BusRecord:
-    return BusRecord(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        key=record.key,
-        value=record.value,
-        headers=record.headers,
-        timestamp_ms=timestamp_ms,
-    )

@@ -156,6 +156,7 @@ class PartitionRunner:
         self._wake = asyncio.Event()
         self._progress = asyncio.Condition()
         self._rejects_in_a_row = 0
+        self._failures = 0
         self._committed = 0
         self._failure: BaseException | None = None
         self._ownership: Ownership | None = None
@@ -211,7 +212,6 @@ class PartitionRunner:
         PtcStreamError
             Whatever stops the stage: other settings, too many rejects, a lost position.
         """
-        failures = 0
         while True:
             try:
                 await self.open()
@@ -226,10 +226,10 @@ class PartitionRunner:
             except PtcStreamError as error:
                 if disposition(error) not in (Disposition.RETRY, Disposition.FORGET_PARTITION):
                     raise
-                failures += 1
+                self._failures += 1
                 self._observer.on_restart(self._stage.name, self._partition, error)
                 _log.warning("%s, partition %d: %s; starting again", self.stage, self._partition, error)
-                await asyncio.sleep(_backoff_s(failures))
+                await asyncio.sleep(_backoff_s(self._failures))
                 if self._stopping:
                     return
             else:
@@ -371,7 +371,8 @@ class PartitionRunner:
         finally:
             if attempt:
                 self._observer.on_storage_wait(self._stage.name, None)
-            self._observer.on_job(self._stage.name, time.monotonic() - started, ok=ok)
+            if slot.outputs is not None:  # else it was cancelled, and will be done again
+                self._observer.on_job(self._stage.name, time.monotonic() - started, ok=ok)
             self._wake.set()
 
     async def _commit(
@@ -386,6 +387,7 @@ class PartitionRunner:
             first_offsets={item.new_group: item.offset for item in finished if item.new_group is not None},
             forget_groups=forget_groups,
         )
+        self._failures = 0
         records = [output.record for output in outputs]
         self._observer.on_committed(self._stage.name, self._partition, next_offset, records)
         await self._note_progress(next_offset)
