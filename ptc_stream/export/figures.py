@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -101,7 +101,11 @@ class PlannedFigure:
 
 
 def plan_figures(
-    result: RunResult, *, truth: Truth | None = None, history: Sequence[PtcFit] = ()
+    result: RunResult,
+    *,
+    truth: Truth | None = None,
+    history: Sequence[PtcFit] = (),
+    detectors: Collection[str] | None = None,
 ) -> Iterator[PlannedFigure]:
     """Name every figure that a run has something to show in.
 
@@ -113,6 +117,8 @@ def plan_figures(
         True values, for the summary.
     history
         Fits of the run in the order of the log, for the figures of convergence.
+    detectors
+        Those whose own figures are wanted; all by default.
 
     Yields
     ------
@@ -128,6 +134,8 @@ def plan_figures(
         options = {"truth": truth} if kind == "summary" else {}
         yield PlannedFigure(kind, None, partial(draw, result.fits, **options))
     for fit in result.fits:
+        if detectors is not None and fit.detector not in detectors:
+            continue
         curves = result.curves(fit.detector)
         for kind in detector_figures(fit):
             yield PlannedFigure(kind, fit.detector, partial(DETECTOR_FIGURES[kind], fit, curves))

@@ -33,6 +33,7 @@ __all__ = [
     "FIT",
     "FORMATS",
     "LABEL_SIZE",
+    "METADATA",
     "MUTED",
     "TRUTH",
     "USED",
@@ -42,6 +43,7 @@ __all__ = [
     "ResultFigure",
     "clamp",
     "draw_grid_lines",
+    "figure_bytes",
     "grid_shape",
     "in_thousands",
     "legend_below",
@@ -67,12 +69,12 @@ FORMATS = ("png", "pdf", "svg")
 
 # A grid of 16 panels is then 1920 pixels wide; with fewer, text of 8 points loses its shape on a screen.
 _DOTS_PER_INCH = 120
-# Nothing that changes between two runs of the same data may get into a file.
-_METADATA: Mapping[str, dict[str, str | None]] = {
+METADATA: Mapping[str, dict[str, str | None]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
     "svg": {"Creator": None, "Date": None},
 }
+"""Nothing that changes between two runs of the same data may get into a file."""
 
 
 class ResultFigure(Figure):
@@ -83,9 +85,26 @@ class ResultFigure(Figure):
         FigureCanvasAgg(self)
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", metadata=_METADATA["png"])
-        return buffer.getvalue()
+        return figure_bytes(self, "png")
+
+
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """Return a figure as the content of a file; the same figure gives the same bytes.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    kind
+        One of `FORMATS`.
+    """
+    # Without a salt the internal names of an SVG are random. It can only be set for the whole process, so
+    # it is set for nothing else.
+    salt = mpl.rc_context({"svg.hashsalt": "ptc_stream"}) if kind == "svg" else contextlib.nullcontext()
+    buffer = io.BytesIO()
+    with salt:
+        figure.savefig(buffer, format=kind, metadata=METADATA[kind])
+    return buffer.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -113,12 +132,8 @@ def save_figure(figure: Figure, path: Path) -> Path:
         raise ConfigurationError(
             f"{path}: figures are saved as {', '.join(FORMATS)}, not as {kind or 'nothing'}"
         )
-    # Without a salt the internal names of an SVG are random. It can only be set for the whole process, so
-    # it is set for nothing else.
-    salt = mpl.rc_context({"svg.hashsalt": "ptc_stream"}) if kind == "svg" else contextlib.nullcontext()
     try:
-        with salt:
-            figure.savefig(path, format=kind, metadata=_METADATA[kind])
+        path.write_bytes(figure_bytes(figure, kind))
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
     return path
