@@ -71,6 +71,19 @@ class FitNote(StrEnum):
     SELECTION_UNSETTLED = "SELECTION_UNSETTLED"
     """Points at the edge of being outliers alternate; the last selection was taken."""
 
+    B_NOT_FITTED = "B_NOT_FITTED"
+    """FULLCOVARIANCE: too few points tell b; it was held at 0, as in FULLCOVARIANCE_NO_B."""
+
+    RANGE_REDUCED = "RANGE_REDUCED"
+    """Fewer lags were fitted than asked for: not measured or, with b, too noisy. Scatter in many a_ij adds up
+    in the squares of Eq. 20, and would bias b by more than a fifth of its error and a00 by a tenth."""
+
+    COVARIANCE_FLOOR = "COVARIANCE_FLOOR"
+    """Lags other than (0, 0) scatter more than pixel counts explain; their errors were raised accordingly."""
+
+    LONG_RANGE_KEPT = "LONG_RANGE_KEPT"
+    """Too few large lags were measured to subtract the long-range covariances."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FitConfig:

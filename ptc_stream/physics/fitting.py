@@ -22,6 +22,7 @@ import numpy as np
 
 from ptc_stream.physics.curve import LEAST_CURVE_POINTS, Candidates, Curve, find_curve
 from ptc_stream.physics.fits import AmplifierFit, FitConfig, FitNote, FitPoints, FitStatus
+from ptc_stream.physics.full_solutions import LagData, solve_full_covariance
 from ptc_stream.physics.models import FitModel
 from ptc_stream.physics.selection import (
     ABSURD,
@@ -132,8 +133,11 @@ def fit_amplifier(points: FitPoints, config: FitConfig) -> AmplifierFit:
     solution: Solution | None
     if config.model is FitModel.POLYNOMIAL:
         solution = solve_polynomial(candidates, curve, config)
-    else:
+    elif config.model is FitModel.EXPAPPROXIMATION or not curve.curved:
+        # Without a00 there is a straight line, whatever the model.
         solution = solve_expapproximation(candidates, curve, config)
+    else:
+        solution = solve_full_covariance(candidates, curve, config, _lag_data(points, order))
     if solution is None:
         return _without_numbers(config, FitStatus.NOT_CONVERGED, codes, curve)
     return _with_numbers(points, config, candidates, curve, solution, codes=codes)
@@ -151,8 +155,7 @@ def _candidates(
     saturated = codes == code_of(UnusedReason.SATURATED)
     ending = (codes == code_of(UnusedReason.NO_VARIANCE)) | (codes == code_of(UnusedReason.NOT_GAUSSIAN))
     index = np.flatnonzero((codes == 0) | ending | saturated)
-    # By value alone, so that the order in which points came leaves no trace, not even in the last bit.
-    order = index[np.lexsort((pixel_count[index], variance[index], mean[index]))]
+    order = _by_value(points, index, mean, variance, pixel_count)
     noise = weight = math.nan
     known = points.read_noise if points.zero_level and points.read_noise is not None else math.nan
     if VANISHING < known < math.sqrt(ABSURD):
@@ -171,6 +174,45 @@ def _candidates(
         saturated=saturated[order],
         noise=noise,
         noise_weight=weight,
+    )
+
+
+def _by_value(
+    points: FitPoints,
+    index: NDArray[np.int64],
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    pixel_count: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Sort points by value alone: the order in which they came leaves no trace, not even in the last bit."""
+    order = index[np.argsort(mean[index], kind="stable")]
+    if not np.any(mean[order[1:]] == mean[order[:-1]]):
+        return order
+    order = index[np.lexsort((pixel_count[index], variance[index], mean[index]))]
+    covariances, lag_pixel_count = points.covariances, points.lag_pixel_count
+    if covariances is None or lag_pixel_count is None:
+        return order
+    keys = np.stack([mean[order], variance[order], pixel_count[order].astype(np.float64)])
+    starts = np.flatnonzero(np.append(True, np.any(keys[:, 1:] != keys[:, :-1], axis=0)))
+    for first, last in zip(starts.tolist(), [*starts[1:].tolist(), order.size], strict=True):
+        if last - first > 1:  # the same in all but the other lags
+            order[first:last] = sorted(
+                order[first:last].tolist(),
+                key=lambda i: (covariances[i].tobytes(), lag_pixel_count[i].tobytes()),
+            )
+    return order
+
+
+def _lag_data(points: FitPoints, order: NDArray[np.int64]) -> LagData:
+    """Give the covariances of the candidates to who asks for them; C_00 alone where there are none."""
+    covariances, pixel_count = points.covariances, points.lag_pixel_count
+    if covariances is None or pixel_count is None:
+        covariances = np.zeros((len(points.flags), 1, 1))
+        pixel_count = np.zeros((len(points.flags), 1, 1), dtype=np.int64)
+    return LagData(
+        covariances=np.ascontiguousarray(covariances, dtype=np.float64),
+        pixel_count=np.ascontiguousarray(pixel_count, dtype=np.int64),
+        rows=order,
     )
 
 
@@ -193,8 +235,10 @@ def _with_numbers(
         notes.append(FitNote.A00_UNKNOWN)
     if not curve.settled:
         notes.append(FitNote.SELECTION_UNSETTLED)
+    notes.extend(solution.notes)
     status = _judge(points, curve, solution)
     usable = status not in (FitStatus.UNPHYSICAL, FitStatus.UNDETERMINED)
+    matrices = solution.matrices if usable else None
     read_noise = read_noise_error = math.nan
     if usable and points.zero_level and solution.noise_variance > 0.0:
         read_noise = math.sqrt(solution.noise_variance)
@@ -222,6 +266,12 @@ def _with_numbers(
         dof=solution.dof,
         floor=solution.floor,
         reasons=reasons_of(codes),
+        a_matrix=None if matrices is None else matrices.a,
+        a_matrix_error=None if matrices is None else matrices.a_error,
+        b_matrix=None if matrices is None else matrices.b,
+        b_matrix_error=None if matrices is None else matrices.b_error,
+        noise_matrix=None if matrices is None else matrices.noise,
+        noise_matrix_error=None if matrices is None else matrices.noise_error,
     )
 
 

@@ -18,14 +18,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ptc_stream.physics.curve import Candidates, Curve
-    from ptc_stream.physics.fits import FitConfig
+    from ptc_stream.physics.fits import FitConfig, FitNote
 
-__all__ = ["Solution", "solve_expapproximation", "solve_polynomial"]
+__all__ = ["Matrices", "Solution", "floor_error_scale", "solve_expapproximation", "solve_polynomial"]
 
 # What is known about the a00 of a sensor that was not measured [1/e-]: CCDs have -5e-6 to 0.
 _A00_UNKNOWN = 3e-6
 # A power of the signal is degenerate with the lower ones when less than this of it is left beside them.
 _DEGENERATE = 1e-10
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Matrices:
+    """What only the models of all covariances have: (R, R) each, b where it was fitted.
+
+    Attributes
+    ----------
+    a, a_error, b, b_error
+        [1/e-].
+    noise, noise_error
+        n_ij [e-^2].
+    """
+
+    a: NDArray[np.float64]
+    a_error: NDArray[np.float64]
+    b: NDArray[np.float64] | None
+    b_error: NDArray[np.float64] | None
+    noise: NDArray[np.float64]
+    noise_error: NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,6 +60,8 @@ class Solution:
         [e-/ADU], [e-^2], [1/e-]; a00 is NaN where the model has none.
     chi2, dof, floor
         Sum of squares in units of the sampling errors alone, degrees of freedom, phi.
+    matrices, notes
+        Of the models of all covariances.
     """
 
     parameters: NDArray[np.float64]
@@ -54,6 +76,8 @@ class Solution:
     chi2: float
     dof: int
     floor: float
+    matrices: Matrices | None = None
+    notes: tuple[FitNote, ...] = ()
 
 
 def solve_expapproximation(candidates: Candidates, curve: Curve, config: FitConfig) -> Solution:
@@ -124,7 +148,7 @@ def solve_polynomial(candidates: Candidates, curve: Curve, config: FitConfig) ->
         if minimum is None:
             return None
         parameters, covariance, floor = minimum
-        covariance = covariance * _scale(candidates, floor, dof, config) ** 2
+        covariance = covariance * floor_error_scale(candidates, floor, dof, config) ** 2
         if not parameters[1] > 0.0:
             return None
     else:  # the straight line is the one of the curve, whose kappa p1 / 2 is p2 in the limit
@@ -189,7 +213,7 @@ def _polynomial_minimum(
 def _curve_covariance(candidates: Candidates, curve: Curve, config: FitConfig) -> NDArray[np.float64]:
     """Return the covariance of (p0, p1, kappa), with what few points and an unknown a00 add to it."""
     relative_variance = candidates.relative_variance[curve.used]
-    covariance = curve.covariance * _scale(candidates, curve.floor, curve.dof, config) ** 2
+    covariance = curve.covariance * floor_error_scale(candidates, curve.floor, curve.dof, config) ** 2
     if curve.curved:
         return covariance
     # A straight line through a curve. How p1 answers to a kappa that is not 0: the curve changes by
@@ -202,15 +226,30 @@ def _curve_covariance(candidates: Candidates, curve: Curve, config: FitConfig) -
     return covariance + np.outer(answer, answer) * (2.0 * _A00_UNKNOWN / p1) ** 2
 
 
-def _scale(candidates: Candidates, floor: float, dof: int, config: FitConfig) -> float:
-    if not config.floor:
-        return 1.0
-    return error_scale(dof, floor**2 / (floor**2 + candidates.typical_variance))
-
-
 def _chi2(candidates: Candidates, curve: Curve, model: NDArray[np.float64]) -> float:
     """Sum the squared residuals in units of the sampling errors alone."""
     residual = (candidates.variance[curve.used] - model) / curve_values(
         curve.parameters, candidates.mean[curve.used]
     )
     return float(np.sum(residual**2 / candidates.relative_variance[curve.used]))
+
+
+def floor_error_scale(candidates: Candidates, floor: float, dof: int, config: FitConfig) -> float:
+    """Return the factor for errors whose floor was estimated from few points (`error_scale`).
+
+    Parameters
+    ----------
+    candidates
+        The points.
+    floor, dof
+        phi and the degrees of freedom behind it.
+    config
+        Settings of the fit: without the floor the errors are the sampling errors.
+
+    Returns
+    -------
+    float
+    """
+    if not config.floor:
+        return 1.0
+    return error_scale(dof, floor**2 / (floor**2 + candidates.typical_variance))
