@@ -19,6 +19,7 @@ from ptc_stream.core.fitting import PtcAggregator
 from ptc_stream.core.measuring import MeasurePair
 from ptc_stream.core.pairing import pair_exposures
 from ptc_stream.errors import ConfigurationError, GeometryError
+from ptc_stream.export.lsst_reading import is_fits, read_lsst_ptc
 from ptc_stream.export.results import RunResult
 from ptc_stream.export.tables import TablePoints, read_points_table
 from ptc_stream.images.camera import load_camera
@@ -323,7 +324,12 @@ def fit_store(path: _Path, config: FittingSettings, *, run: str | None = None) -
 
 
 def fit_table_file(path: _Path, config: FittingSettings) -> RunResult:
-    """Fit the points of an ECSV or CSV table; row k of each amplifier counts as pair k."""
+    """Fit the points of a table: LSST's PhotonTransferCurveDataset (FITS), or ECSV or CSV.
+
+    In ECSV and CSV, row k of each amplifier counts as pair k.
+    """
+    if is_fits(path):
+        return _fit_covariances(read_lsst_ptc(path), config)
     name = Path(path).stem
     return _fit_covariances(_table_covariances(name, read_points_table(Path(path))), config)
 

@@ -27,6 +27,9 @@ from ptc_stream.config import Settings, load_settings
 from ptc_stream.core.pairing import pair_exposures
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.export.figures import save_all
+from ptc_stream.export.lsst_ptc import save_lsst_ptcs
+from ptc_stream.export.report import RunReport
+from ptc_stream.export.reporting import save_report
 from ptc_stream.export.results import RunResult
 from ptc_stream.export.tables import write_ecsv
 from ptc_stream.images.camera import load_camera
@@ -187,6 +190,15 @@ def show_command(
     show_default=True,
     help="File format. Repeatable.",
 )
+@click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a report, FILE.html (all in one file) or FILE.pdf; single figures then only with --out. "
+    "Repeatable.",
+)
 @looking_config_options
 @json_option
 def plot_command(
@@ -196,17 +208,25 @@ def plot_command(
     model: str | None,
     out: Path | None,
     formats: tuple[str, ...],
+    reports: tuple[Path, ...],
     config_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Draw every figure of a run: curves with residuals, covariances, convergence, summary."""
+    """Draw every figure of a run: curves, covariances, linearity, convergence, summary; or a report.
+
+    \b
+    ptc-stream plot ptc-run1/ptc.sqlite --out figures --format pdf
+    ptc-stream plot ptc-run1/ptc.sqlite --report run1.html --report run1.pdf
+    """
     target = out or store.absolute().parent / "figures"
     with Store(store) as reader, console.status("drawing"):
         result = _result(reader, run_name, _model(model, config_file))
         history: list[PtcFit] = []
         for fit in result.fits:
             history += reader.history(fit.group, fit.model)
-        saved = save_all(result, target, formats=formats, history=history)
+        saved = [save_report(_report(reader, result, history), path) for path in reports]
+        if out is not None or not reports:
+            saved += save_all(result, target, formats=formats, history=history)
     _print_files(saved, as_json=as_json)
 
 
@@ -220,6 +240,7 @@ def plot_command(
     metavar="DIR",
     help="Where to (default: the directory of STORE).",
 )
+@click.option("--lsst", is_flag=True, help="Also a PhotonTransferCurveDataset (FITS) of each detector.")
 @looking_config_options
 @json_option
 def export_command(
@@ -228,6 +249,7 @@ def export_command(
     run_name: str | None,
     model: str | None,
     out: Path | None,
+    lsst: bool,
     config_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -242,6 +264,8 @@ def export_command(
             for amplifier in fit.amplifiers
         ]
         written.append(write_ecsv(points, target / "points.ecsv"))
+        if lsst:
+            written += save_lsst_ptcs(result, target)
     _print_files(written, as_json=as_json)
 
 
@@ -337,6 +361,21 @@ def _result(reader: Store, run_name: str | None, model: str | None) -> RunResult
             f"make it with `ptc-stream run PATHS --store {reader.path} --model {model}`"
         )
     return reader.result(run[1], model)
+
+
+def _report(reader: Store, result: RunResult, history: list[PtcFit]) -> RunReport:
+    run = reader.one_run(result.run)
+    fitting = [f"fitting.{model}" for model in dict.fromkeys(fit.model for fit in result.fits)]
+    stages = ["pairing", "measuring", *fitting, "watching"]
+    return RunReport(
+        result=result,
+        history=history,
+        pairs_formed=len(reader.pairs(run)),
+        waiting=reader.waiting(run),
+        rejected=[(found.record, found.origin) for found in reader.rejected()],
+        alerts=_active(reader.alerts(run)),
+        settings={stage: config for stage in stages if (config := reader.stage_config(stage)) is not None},
+    )
 
 
 def _model(model: str | None, config_file: Path | None) -> str | None:

@@ -20,6 +20,8 @@ from ptc_stream.cli.options import (
     with_settings,
 )
 from ptc_stream.config import Settings
+from ptc_stream.export.figures import save_all
+from ptc_stream.export.lsst_reading import is_fits
 from ptc_stream.notebook import fit_store, fit_table_file, measure_files
 from ptc_stream.records import AmplifierCovariances, PairCovariances
 from ptc_stream.services.fitting import FittingSettings
@@ -86,6 +88,7 @@ def measure_command(
 @click.command("fit")
 @click.argument("table", type=_PATH)
 @click.option("--run", "run_name", metavar="NAME", help="Which run, if TABLE is a store that holds several.")
+@click.option("--plots", type=_PATH, metavar="DIR", help="Draw every figure into this directory.")
 @fit_options
 @config_options
 @json_option
@@ -95,22 +98,26 @@ def fit_command(
     *,
     settings: Settings,
     run_name: str | None,
+    plots: Path | None,
     as_json: bool,
 ) -> None:
     """Fit a table of points, or the measured points of a store, without touching either.
 
     TABLE is an ECSV or CSV file with columns amplifier, mean, variance (and detector, pixel_count,
-    covariances if you have them), or a store.
+    covariances if you have them), a PhotonTransferCurveDataset of the LSST stack (FITS), or a store.
 
     \b
     ptc-stream fit points.csv --model POLYNOMIAL
+    ptc-stream fit ptc_R22_S11.fits --plots figures
     ptc-stream fit ptc-run1/ptc.sqlite --set fitting.max_mean=60000 --json
     """
     config = FittingSettings(settings.fitting, settings.linearity)
-    if table.suffix.lower() in {".ecsv", ".csv", ".txt", ".dat"}:
+    if is_fits(table) or table.suffix.lower() in {".ecsv", ".csv", ".txt", ".dat"}:
         result = fit_table_file(table, config)
     else:
         result = fit_store(table, config, run=run_name)
+    if plots is not None:
+        save_all(result, plots)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1))
         return

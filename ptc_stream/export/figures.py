@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ptc_stream.errors import ConfigurationError
+from ptc_stream.export.notation import file_name
 from ptc_stream.export.plot_style import FORMATS, save_figure
 from ptc_stream.export.results import DETECTOR_FIGURES, RUN_FIGURES, RunResult, detector_figures
 from ptc_stream.export.run_plots import Truth, convergence
@@ -97,7 +97,7 @@ class PlannedFigure:
         """The kind and the detector's name without what a file name cannot hold."""
         if self.detector is None:
             return self.kind
-        return f"{self.kind}_{re.sub(r'[^A-Za-z0-9._-]+', '_', self.detector) or 'detector'}"
+        return f"{self.kind}_{file_name(self.detector)}"
 
 
 def plan_figures(

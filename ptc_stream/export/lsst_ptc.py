@@ -29,6 +29,7 @@ from ptc_stream.export.lsst_layout import (
     exposure_numbers,
     lsst_detector_number,
 )
+from ptc_stream.export.notation import file_name
 from ptc_stream.export.results import RunResult
 from ptc_stream.physics.models import FitModel
 from ptc_stream.physics.points import PointFlag
@@ -40,7 +41,7 @@ from ptc_stream.records import (
     PtcFit,
 )
 
-__all__ = ["write_lsst_ptc"]
+__all__ = ["save_lsst_ptcs", "write_lsst_ptc"]
 
 FloatArray = NDArray[np.float64]
 
@@ -92,6 +93,14 @@ def write_lsst_ptc(
     except OSError as error:
         raise ConfigurationError(f"cannot write {target}: {error.strerror or error}") from error
     return target
+
+
+def save_lsst_ptcs(result: RunResult, directory: str | Path) -> list[Path]:
+    """Write ``ptc_DETECTOR.fits`` for every detector of a run; see `write_lsst_ptc`."""
+    return [
+        write_lsst_ptc(result, detector, Path(directory) / f"ptc_{file_name(detector)}.fits")
+        for detector in result.detectors
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ written by the same code as our own measurements.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,13 +39,15 @@ _LEAST_PROBABILITY = 0.01
 _UNKNOWN_PIXELS = 500_000
 
 
-def is_fits(path: str | Path) -> bool:
+def is_fits(path: str | os.PathLike[str]) -> bool:
     """Return whether the name of a file says that it is FITS, compressed or not."""
     name = Path(path).name.lower()
     return name.removesuffix(".gz").removesuffix(".fz").endswith((".fits", ".fit"))
 
 
-def read_lsst_ptc(path: str | Path, measuring: MeasuringConfig | None = None) -> list[PairCovariances]:
+def read_lsst_ptc(
+    path: str | os.PathLike[str], measuring: MeasuringConfig | None = None
+) -> list[PairCovariances]:
     """Read the points of every amplifier of a detector.
 
     Parameters
@@ -233,16 +236,23 @@ class _Amplifier:
             row_mean_variance=self._value("ROW_MEAN_VARIANCE", index),
             gaussianity=math.nan,
             gain_estimate=self._value("GAIN_LIST", index),
-            flags=tuple(self._flags(index, mean, delta)),
+            flags=tuple(self._flags(index, mean, half)),
         )
 
-    def _flags(self, index: int, mean: float, delta: float) -> Iterator[PointFlag]:
-        limits = self._measuring
-        if abs(delta) > limits.max_flux_mismatch * mean > 0:
+    def _flags(self, index: int, mean: float, half: float) -> Iterator[PointFlag]:
+        """Yield what is wrong with a point, by the rules of `ptc_stream.physics.measuring`."""
+        limits, variance = self._measuring, float(self.variance[index])
+        noise = self._known("NOISE_LIST", index)
+        if noise is None and variance > 0:
+            noise = math.sqrt(variance)
+        floor = limits.min_signal * (noise or 0.0)
+        if 2 * abs(half) > limits.max_flux_mismatch * mean and mean > floor:
             yield PointFlag.FLUX_MISMATCH
+        if mean - abs(half) <= floor:
+            yield PointFlag.NO_SIGNAL
         if self._counts[index, 0, 0] < limits.min_pixels:
             yield PointFlag.TOO_FEW_PIXELS
-        if not (math.isfinite(mean) and math.isfinite(self.variance[index])):
+        if not (math.isfinite(mean) and math.isfinite(variance)):
             yield PointFlag.NOT_FINITE
         if self._value("KS_PVALUES", index) < _LEAST_PROBABILITY:
             yield PointFlag.NOT_GAUSSIAN

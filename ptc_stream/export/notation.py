@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 
-__all__ = ["NOT_KNOWN", "counted", "with_error"]
+__all__ = ["NOT_KNOWN", "counted", "file_name", "with_error"]
 
 NOT_KNOWN = "–"
 """Stands for a value that was not determined."""
@@ -53,6 +54,11 @@ def with_error(value: float, error: float, *, scale: float = 1.0, unit: str = ""
 def counted(number: int, noun: str) -> str:
     """Write a number of things, for example ``1 amplifier`` or ``15 amplifiers``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def file_name(detector: str) -> str:
+    """Return a detector's name without what the name of a file cannot hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", detector) or "detector"
 
 
 def _fixed(value: float, decimals: int) -> str:

@@ -223,7 +223,19 @@ def test_plot_and_export(store: Path, tmp_path: Path) -> None:
     printed = ptc_stream("plot", store, "--out", tmp_path / "figures", "--format", "svg").stdout.split()
     assert printed
     assert all(Path(path).suffix == ".svg" and Path(path).stat().st_size > 1000 for path in printed)
-    ptc_stream("export", store, "--out", tmp_path / "export")
+    report = tmp_path / "run.html"
+    assert ptc_stream("plot", store, "--report", report).stdout.split() == [str(report)]
+    assert "R22_S11" in report.read_text(encoding="utf-8")
+    ptc_stream("export", store, "--lsst", "--out", tmp_path / "export")
+    refitted = json.loads(ptc_stream("fit", tmp_path / "export" / "ptc_R22_S11.fits", "--json").stdout)
+    (own,) = [
+        detector
+        for detector in json.loads((tmp_path / "export" / "results.json").read_text())["detectors"]
+        if detector["detector"] == "R22_S11"
+    ]
+    # The error of the read noise is not in the layout.
+    gains = [[a["gain"] for a in detector["amplifiers"]] for detector in (refitted["detectors"][0], own)]
+    assert gains[0] == pytest.approx(gains[1], rel=1e-5)
     table = Table.read(tmp_path / "export" / "results.ecsv")
     assert len(table) == 4
     points = Table.read(tmp_path / "export" / "points.ecsv")

@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from ptc_stream.errors import ConfigurationError
-from ptc_stream.export.lsst_ptc import write_lsst_ptc
+from ptc_stream.export.lsst_ptc import save_lsst_ptcs, write_lsst_ptc
 from ptc_stream.export.results import RunResult
 from ptc_stream.records import PairCovariances, PtcFit
 from tests.unit.export.lsst_reader import read
@@ -245,3 +245,9 @@ def test_a_place_that_cannot_be_written(small: RunResult, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot write"):
         write_lsst_ptc(small, None, tmp_path / "file" / "ptc.fits")
+
+
+def test_every_detector_has_a_file_of_its_own(result: RunResult, file: Path, tmp_path: Path) -> None:
+    paths = save_lsst_ptcs(result, tmp_path / "all")
+    assert [path.name for path in paths] == ["ptc_R22_S11.fits", "ptc_R22_S12.fits"]
+    assert paths[1].read_bytes() == file.read_bytes()

@@ -168,6 +168,12 @@ def test_flags_are_those_that_a_measurement_would_give(tmp_path: Path) -> None:
         (),
     ]
     assert [amplifier.name for amplifier in records[4].amplifiers] == ["C11"]  # padding is no point
+    table["RAW_MEANS"][0, 5], table["RAW_VARS"][0, 5] = 10.0, 18.0
+    dark = read_lsst_ptc(written(table, tmp_path / "dark.fits"))
+    assert dark[5].amplifiers[0].points[0].flags == ("NO_SIGNAL",)  # 10 ADU in a noise of 4.2
+    table.remove_column("NOISE_LIST")
+    dark = read_lsst_ptc(written(table, tmp_path / "dark.fits"))
+    assert dark[5].amplifiers[0].points[0].flags == ("NO_SIGNAL",)
     loose = read_lsst_ptc(path, MeasuringConfig(max_flux_mismatch=0.1))
     assert loose[1].amplifiers[0].points[0].flags == ()
 

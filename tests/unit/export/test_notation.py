@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ptc_stream.export.notation import NOT_KNOWN, counted, with_error
+from ptc_stream.export.notation import NOT_KNOWN, counted, file_name, with_error
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,11 @@ def test_scale_and_unit() -> None:
 
 def test_one_is_not_many() -> None:
     assert [counted(n, "pair") for n in (0, 1, 2)] == ["0 pairs", "1 pair", "2 pairs"]
+
+
+@pytest.mark.parametrize(
+    ("detector", "name"),
+    [("R22_S11", "R22_S11"), ("R22/S11 b", "R22_S11_b"), ("é", "_"), ("", "detector")],
+)
+def test_names_of_files_are_safe(detector: str, name: str) -> None:
+    assert file_name(detector) == name
