@@ -10,6 +10,7 @@
     │   └── InvalidRecord         its bytes are fine, its values are not
     ├── ImageError                the exposure is at fault                               -> REJECT
     │   ├── ImageMissing          there is no such file (it may still come)              -> RETRY
+    │   ├── ImageChanged          it is not the file that was announced (a newer revision is)
     │   ├── ImageUnreadable       it is there, but it is not a whole FITS file
     │   └── GeometryError         it is FITS, but not the detector that was described
     ├── MeasurementError          the pixels of a pair cannot be compared                -> REJECT
@@ -39,6 +40,7 @@ __all__ = [
     "DecodeError",
     "Disposition",
     "GeometryError",
+    "ImageChanged",
     "ImageError",
     "ImageMissing",
     "ImageUnreadable",
@@ -116,6 +118,10 @@ class ImageMissing(ImageError):
     """There is no file at this URI, or not yet."""
 
     disposition = Disposition.RETRY
+
+
+class ImageChanged(ImageError):
+    """The file has been replaced since it was announced; its new revision is a matter of its own."""
 
 
 class ImageUnreadable(ImageError):

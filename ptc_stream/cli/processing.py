@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -126,7 +127,7 @@ def run_command(
             quiet=as_json,
         )
     )
-    report(store, out, model=settings.fitting.model.value, runs=runs, as_json=as_json, plots=plots)
+    report(store, out, models=[settings.fitting.model.value], runs=runs, as_json=as_json, plots=plots)
     if interrupted:
         raise click.Abort
 
@@ -213,7 +214,7 @@ def watch_command(
             purpose=f"ptc-stream watch {directory}",
         )
     )
-    report(store, out, model=settings.fitting.model.value, runs=None, as_json=as_json, plots=False)
+    report(store, out, models=[settings.fitting.model.value], runs=None, as_json=as_json)
     if interrupted:
         raise click.Abort
 
@@ -315,17 +316,25 @@ async def process_arrivals(
 
 
 def report(
-    store: Path, out: Path, *, model: str, runs: Sequence[str] | None, as_json: bool, plots: bool
+    store: Path,
+    out: Path,
+    *,
+    models: Sequence[str],
+    runs: Sequence[str] | None,
+    as_json: bool,
+    plots: bool = False,
 ) -> None:
-    """Print the results of each run in `store` (default: all) and write them into `out`."""
+    """Print the results of each run in `store` (default: all) with each model and write them into `out`.
+
+    Several runs go into one directory each, and so do several models.
+    """
     results = []
     with Store(store) as reader:
-        for _, run in reader.runs():
-            if runs is not None and run not in runs:
-                continue
+        chosen = [run for _, run in reader.runs() if runs is None or run in runs]
+        for run, model in itertools.product(chosen, models):
             result = reader.result(run, model)
             results.append(result)
-            target = out if runs is None or len(runs) == 1 else out / run
+            target = out / (run if len(chosen) > 1 else "") / (model if len(models) > 1 else "")
             write_results(result, target)
             if plots:
                 history = [fit for newest in result.fits for fit in reader.history(newest.group, model)]

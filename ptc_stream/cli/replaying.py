@@ -36,7 +36,7 @@ from ptc_stream.replay import RecordedMeasurements, feed_recording, measuring_di
 from ptc_stream.services.fitting import FittingSettings
 from ptc_stream.services.measuring import MeasuringSettings, measuring_stage
 from ptc_stream.services.runner import OnChange, Stage
-from ptc_stream.services.session import open_store, run_stages
+from ptc_stream.services.session import measuring_processes, open_store, run_stages
 
 __all__ = ["replay_command"]
 
@@ -133,15 +133,8 @@ def replay_command(
             quiet=as_json,
         )
     )
-    for shown in models:
-        report(
-            target,
-            target.absolute().parent / f"{target.stem}-results",
-            model=shown,
-            runs=None,
-            as_json=as_json,
-            plots=False,
-        )
+    results = target.absolute().parent / f"{target.stem}-results"
+    report(target, results, models=models, runs=None, as_json=as_json)
     if interrupted:
         raise click.Abort
 
@@ -178,7 +171,7 @@ async def _replay(
             )
             digest = measuring_digest_of(configs["pairing"])
         else:
-            offload = ProcessOffload(workers, deadline_s=settings.runner.job_deadline_s)
+            offload = measuring_processes(workers, settings.runner)
             measuring = measuring_stage(remeasure, offload=offload)
             digest = remeasure.digest
         async with open_store(

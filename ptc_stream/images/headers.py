@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ptc_stream.images.camera import CameraDescription
 
 __all__ = [
+    "TAG_PREFIX",
     "ExposureHeader",
     "HeaderMap",
     "content_tag",
@@ -128,6 +129,10 @@ class ExposureHeader:
     decided: Mapping[str, str]
 
 
+TAG_PREFIX = "fits:"
+"""Beginning of our own content tags, by which they are told from the ETags of an object store."""
+
+
 def content_tag(path: str | os.PathLike[str]) -> str:
     """Return the hash of a file's primary header and its size.
 
@@ -144,7 +149,7 @@ def content_tag(path: str | os.PathLike[str]) -> str:
 
 
 def _tag(header: bytes, size: int) -> str:
-    return hashlib.sha256(header + b"%d" % size).hexdigest()[:32]
+    return TAG_PREFIX + hashlib.sha256(header + b"%d" % size).hexdigest()[:32]
 
 
 def normalise_image_type(value: str, image_types: Mapping[str, str] | None = None) -> str:

@@ -12,9 +12,10 @@ import numpy as np
 
 from ptc_stream.config import Settings, canonical_json, digest, plain
 from ptc_stream.core.measuring import MeasurePair, PairMeasurer, amplifier_covariances, pair_covariances
-from ptc_stream.errors import ConfigurationError, GeometryError
+from ptc_stream.errors import ConfigurationError, GeometryError, ImageChanged
 from ptc_stream.images.camera import CameraDescription, load_camera
 from ptc_stream.images.header_map import HeaderMap
+from ptc_stream.images.headers import TAG_PREFIX, content_tag
 from ptc_stream.images.reduction import (
     AmplifierFrame,
     Calibration,
@@ -25,7 +26,7 @@ from ptc_stream.images.reduction import (
 from ptc_stream.offload import Offload
 from ptc_stream.physics.measuring import measure_points
 from ptc_stream.physics.points import MeasuringConfig, PointFlag
-from ptc_stream.records import AmplifierCovariances, FlatPair, PairCovariances
+from ptc_stream.records import AmplifierCovariances, ExposureReference, FlatPair, PairCovariances
 from ptc_stream.services.runner import OnChange, Stage
 
 __all__ = ["MeasuringSettings", "measure", "measuring_stage", "warm_up"]
@@ -121,13 +122,13 @@ def measure(settings: MeasuringSettings, job: MeasurePair) -> PairCovariances:
 
     Raises
     ------
-    ImageMissing, ImageUnreadable, GeometryError, StorageUnavailable
+    ImageMissing, ImageChanged, ImageUnreadable, GeometryError, StorageUnavailable
         One of the exposures cannot be used (now).
     ConfigurationError
         A calibration file has changed since the settings were made, or does not fit the frames.
     """
     calibration = _calibration(settings)
-    paths = [_path(reference.uri, settings.uri_map) for reference in (job.pair.first, job.pair.second)]
+    paths = [_announced(reference, settings.uri_map) for reference in (job.pair.first, job.pair.second)]
     amplifiers = [
         _measure_amplifier(first, second, settings.measuring)
         for first, second in read_amplifier_pair(*paths, calibration=calibration)
@@ -176,6 +177,15 @@ def _measure_amplifier(
         zero_level=first.zero_level and second.zero_level,
         flags=["NO_USABLE_PIXELS"] if first.problem or second.problem else [],
     )
+
+
+def _announced(reference: ExposureReference, uri_map: Sequence[tuple[str, str]]) -> Path:
+    """Return the path of an exposure that is still the one that was announced."""
+    path = _path(reference.uri, uri_map)
+    # An ETag or another facility's tag cannot be compared; ours can.
+    if reference.content_tag.startswith(TAG_PREFIX) and content_tag(path) != reference.content_tag:
+        raise ImageChanged(f"{path} has been replaced since exposure {reference.exposure} was announced")
+    return path
 
 
 def _path(uri: str, uri_map: Sequence[tuple[str, str]]) -> Path:

@@ -23,7 +23,7 @@ from ptc_stream.services.pipeline import Pipeline
 from ptc_stream.services.runner import Observer, Stage
 from ptc_stream.services.watching import watching_stage
 
-__all__ = ["Observers", "open_store", "run_pipeline", "run_stages"]
+__all__ = ["Observers", "measuring_processes", "open_store", "run_pipeline", "run_stages"]
 
 _MEASURING_MEMORY_BYTES = (
     4_000_000_000  # two frames of the largest CCDs (10k x 10k, float32) with their masks
@@ -76,6 +76,16 @@ async def open_store(
         await bus.close()
 
 
+def measuring_processes(workers: int, runner: RunnerConfig) -> ProcessOffload:
+    """Make the processes that read and measure pixels, with their limits of time and memory."""
+    return ProcessOffload(
+        workers,
+        deadline_s=runner.job_deadline_s,
+        memory_limit_bytes=_MEASURING_MEMORY_BYTES,
+        initializer=warm_up,
+    )
+
+
 @contextlib.asynccontextmanager
 async def run_pipeline(
     bus: SqliteBus,
@@ -98,12 +108,7 @@ async def run_pipeline(
     observer
         Who is told.
     """
-    processes = ProcessOffload(
-        workers,
-        deadline_s=settings.runner.job_deadline_s,
-        memory_limit_bytes=_MEASURING_MEMORY_BYTES,
-        initializer=warm_up,
-    )
+    processes = measuring_processes(workers, settings.runner)
     try:
         async with run_stages(
             bus,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,7 @@ def test_tags_tell_uploads_apart_and_not_copies(tmp_path: Path) -> None:
     copy = tmp_path / "b.fits"
     copy.write_bytes(path.read_bytes())
     assert content_tag(copy) == tag == read_exposure_header(path).content_tag
-    assert len(tag) == 32
+    assert re.fullmatch(r"fits:[0-9a-f]{32}", tag)
     copy.write_bytes(path.read_bytes()[:-1])
     assert content_tag(copy) != tag
     other = write_image(tmp_path / "c.fits", PIXELS, {"EXPTIME": 3.0})

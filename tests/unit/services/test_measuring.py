@@ -12,7 +12,15 @@ import pytest
 from ptc_stream.codec import decode, encode
 from ptc_stream.config import Settings, load_settings
 from ptc_stream.core.measuring import MeasurePair
-from ptc_stream.errors import ConfigurationError, GeometryError, ImageMissing, ImageUnreadable, PtcStreamError
+from ptc_stream.errors import (
+    ConfigurationError,
+    GeometryError,
+    ImageChanged,
+    ImageMissing,
+    ImageUnreadable,
+    PtcStreamError,
+)
+from ptc_stream.images.headers import content_tag
 from ptc_stream.offload import InlineOffload
 from ptc_stream.records import FlatPair, PairCovariances
 from ptc_stream.services.measuring import MeasuringSettings, measure, measuring_stage, warm_up
@@ -75,6 +83,28 @@ def test_a_pair_of_files_is_measured(tmp_path: Path) -> None:
 def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     pair = flats(tmp_path)
     assert encode(measure(measuring(), MeasurePair(pair))) == encode(measure(measuring(), MeasurePair(pair)))
+
+
+def test_a_file_that_was_replaced_since_it_was_announced_is_not_measured(tmp_path: Path) -> None:
+    pair = flats(tmp_path)
+    path = Path(pair.second.uri)
+    announced = dataclasses.replace(
+        pair, second=dataclasses.replace(pair.second, content_tag=content_tag(path))
+    )
+    measure(measuring(), MeasurePair(announced))
+    primary = {**LSST_PRIMARY, "REVISION": 2}
+    frames = [lsst_frame(np.random.default_rng(7), signal=9_000.0) for _ in range(2)]
+    lsst_raw(path, frames, tables=False, primary=primary)
+    with pytest.raises(ImageChanged, match="replaced since exposure other"):
+        measure(measuring(), MeasurePair(announced))
+
+
+def test_tags_of_other_origin_are_not_compared(tmp_path: Path) -> None:
+    pair = flats(tmp_path)
+    tagged = dataclasses.replace(
+        pair, second=dataclasses.replace(pair.second, content_tag="d41d8cd98f00b204e9800998ecf8427e")
+    )
+    assert measure(measuring(), MeasurePair(tagged)).second.content_tag == tagged.second.content_tag
 
 
 def test_unequal_flats_are_flagged(tmp_path: Path) -> None:
