@@ -94,6 +94,7 @@ def test_a_file_that_was_replaced_since_it_was_announced_is_not_measured(tmp_pat
     measure(measuring(), MeasurePair(announced))
     primary = {**LSST_PRIMARY, "REVISION": 2}
     frames = [lsst_frame(np.random.default_rng(7), signal=9_000.0) for _ in range(2)]
+    path.unlink()
     lsst_raw(path, frames, tables=False, primary=primary)
     with pytest.raises(ImageChanged, match="replaced since exposure other"):
         measure(measuring(), MeasurePair(announced))
