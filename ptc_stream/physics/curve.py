@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ptc_stream.physics.solver import (
-    curve_gradient,
     curve_values,
+    relative_residuals,
     robust_curve,
     solve_curve,
     start_curve,
@@ -29,7 +29,7 @@ from ptc_stream.physics.weights import middle, point_weights, solve_floor, tail_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LEAST_CURVE_POINTS", "Candidates", "Curve", "find_curve", "relative_residuals"]
+__all__ = ["LEAST_CURVE_POINTS", "Candidates", "Curve", "find_curve"]
 
 # Three parameters and one degree of freedom: without it nothing tells how well the points follow the curve.
 LEAST_CURVE_POINTS = 4
@@ -326,36 +326,6 @@ def _near(
     limit = tail_quantile(outlier_sigma, dof, _floor_share(candidates, floor))
     near: NDArray[np.bool_] = residual * residual <= limit * limit * variance
     return near
-
-
-def relative_residuals(
-    parameters: NDArray[np.float64],
-    covariance: NDArray[np.float64],
-    mean: NDArray[np.float64],
-    variance: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compare points with a curve.
-
-    Parameters
-    ----------
-    parameters, covariance
-        (3,), (3, 3): p0, p1, kappa and their covariance.
-    mean, variance
-        (N,) points [ADU], [ADU^2].
-
-    Returns
-    -------
-    residual : NDArray
-        (N,) (C_00 - model) / model; 1000 where the model is not positive, so that nothing is near it.
-    predicted : NDArray
-        (N,) relative variance of the model itself.
-    """
-    model = curve_values(parameters, mean)
-    sane = model > 0.0
-    safe = np.where(sane, model, 1.0)
-    relative = curve_gradient(parameters, mean) / safe[:, np.newaxis]
-    predicted = np.sum((relative @ covariance) * relative, axis=1)
-    return np.where(sane, (variance - safe) / safe, 1e3), np.where(sane, predicted, 0.0)
 
 
 def _floor_share(candidates: Candidates, floor: float) -> float:

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ptc_stream.physics.full_covariance import coefficients_of, linear_maps
-from ptc_stream.physics.solver import curve_gradient, curve_values
+from ptc_stream.physics.solver import curve_values, growth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FitModel", "evaluate_expapproximation", "evaluate_full_covariance", "evaluate_polynomial"]
+__all__ = [
+    "FitModel",
+    "curve_gradient",
+    "evaluate_expapproximation",
+    "evaluate_full_covariance",
+    "evaluate_polynomial",
+]
 
 
 @unique
@@ -73,6 +79,26 @@ def evaluate_expapproximation(
         ]
     )
     return curve_values(parameters, mean), curve_gradient(parameters, mean) @ inner
+
+
+def curve_gradient(parameters: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Evaluate the derivatives of Eq. 16 in the form of `ptc_stream.physics.solver`.
+
+    Parameters
+    ----------
+    parameters
+        (3,): p0 [ADU^2], p1 [ADU], kappa [1/ADU].
+    mean
+        (N,) mean signals [ADU].
+
+    Returns
+    -------
+    NDArray
+        (N, 3), derivatives with respect to p0, p1 and kappa.
+    """
+    f, slope = np.empty(mean.size), np.empty(mean.size)
+    growth(float(parameters[2]), mean, f, slope)
+    return np.stack([np.ones(mean.size), mean * f, parameters[1] * mean * mean * slope], axis=1)
 
 
 def evaluate_polynomial(

@@ -8,11 +8,8 @@ which is Eq. 16 of Astier et al. 2019 with p0 = n / g^2, p1 = 1 / g and kappa = 
 same as in (a00, g, n), the way to it is shorter: for a given kappa the problem is linear, a00 = 0 is an
 ordinary point, and the read noise measured on the overscan is p0 itself, without the gain.
 
-Every sum runs over the points of one amplifier in the order given. So an amplifier has the same bytes
-whether it is fitted alone or among others.
-
-All kernels of Eq. 16 stand here because numba's cache does not see changes in other files; the formulas as
-users know them are in `ptc_stream.physics.models`.
+Every sum runs over the points of one amplifier. All kernels of Eq. 16 stand here because numba's cache does
+not see changes in other files; the formulas as users know them are in `ptc_stream.physics.models`.
 """
 
 from __future__ import annotations
@@ -27,25 +24,17 @@ from ptc_stream.physics._jit import njit
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "curve_gradient",
-    "curve_values",
-    "robust_curve",
-    "solve_curve",
-    "start_curve",
-]
+__all__ = ["curve_values", "growth", "relative_residuals", "robust_curve", "solve_curve", "start_curve"]
 
-# f(x) by its power series below this |x|, by expm1 above. Higher: the 14 terms no longer reach the last bit.
-# Lower: f'(x) = (exp(x) - f(x)) / x loses one digit for each factor of ten.
-_SERIES_BELOW = 0.25
-_SERIES = tuple(1.0 / math.factorial(k + 1) for k in range(13, -1, -1))
+# h(x) = (f(x) - 1) / x by its power series up to this |x|, by expm1 beyond. Higher: 17 terms no longer reach
+# the last bit. Lower: real curves leave the loop that runs in vector units, and f(x) - 1 loses digits.
+_SERIES_REACH = 1.0
+_H = tuple(1.0 / math.factorial(k + 2) for k in range(17))
 
 # |kappa| times the largest signal. Real sensors stay below 1 (a00 = -5e-6 at 1e5 e-); at 50 the curve is a
 # step and no data can tell one kappa from the next.
 _MAX_CURVATURE = 50.0
-
 _MAX_STEPS = 60
-
 # Determinant of a normal matrix of unit diagonal below which nothing but rounding is left of it.
 _SINGULAR = 1e-14
 
@@ -59,6 +48,7 @@ _GROWING_TOLERANCE = 0.05
 _GROWING_STEP = 1.3
 # Points looked at while growing; more cost time and gain nothing, since all points are used afterwards.
 _GROWING_POINTS = 48
+_MEDIAN_POINTS = 1000
 
 # Smallest relative scatter that the robust pass believes in. Smaller: the residuals of four or five points,
 # which the fit has made small, throw out good points. Larger: points that are off by 2 % slip in.
@@ -67,19 +57,36 @@ _LEAST_SCATTER = 0.003
 _TUKEY = 6.0
 
 
-@njit
-def _growth(x: float) -> tuple[float, float]:
-    """Return f(x) = (exp(x) - 1) / x and its derivative, to the last bits for every x, 0 included."""
-    if abs(x) < _SERIES_BELOW:
-        value = 0.0
-        slope = 0.0
-        for coefficient in _SERIES:
-            slope = slope * x + value
-            value = value * x + coefficient
-        return value, slope
-    grown = math.expm1(x)
-    value = grown / x
-    return value, (grown + 1.0 - value) / x
+@njit(reassociate=True)
+def growth(kappa: float, t: NDArray[np.float64], f: NDArray[np.float64], slope: NDArray[np.float64]) -> None:
+    """Evaluate f(x) = (exp(x) - 1) / x and its derivative f - h at x = kappa t, to the last bits.
+
+    Parameters
+    ----------
+    kappa, t
+        A number and (N,) numbers.
+    f, slope
+        (N,) to be filled.
+    """
+    largest = 0.0
+    for i in range(t.size):
+        x = kappa * t[i]
+        largest = max(largest, abs(x))
+        # Horner's rule in two halves; written out, since only so it becomes vector code.
+        y = x * x
+        even = (
+            (((((_H[16] * y + _H[14]) * y + _H[12]) * y + _H[10]) * y + _H[8]) * y + _H[6]) * y + _H[4]
+        ) * y
+        odd = ((((((_H[15] * y + _H[13]) * y + _H[11]) * y + _H[9]) * y + _H[7]) * y + _H[5]) * y + _H[3]) * y
+        h = (even + _H[2]) * y + _H[0] + x * (odd + _H[1])
+        f[i] = 1.0 + x * h
+        slope[i] = f[i] - h
+    if largest > _SERIES_REACH:
+        for i in range(t.size):
+            x = kappa * t[i]
+            if abs(x) > _SERIES_REACH:
+                f[i] = math.expm1(x) / x
+                slope[i] = f[i] - (f[i] - 1.0) / x
 
 
 @njit
@@ -98,36 +105,50 @@ def curve_values(parameters: NDArray[np.float64], mean: NDArray[np.float64]) -> 
     NDArray
         (N,) C_00 [ADU^2].
     """
-    values = np.empty(mean.size)
+    values, slope = np.empty(mean.size), np.empty(mean.size)
+    growth(parameters[2], mean, values, slope)
     for i in range(mean.size):
-        f, _ = _growth(parameters[2] * mean[i])
-        values[i] = parameters[0] + parameters[1] * mean[i] * f
+        values[i] = parameters[0] + parameters[1] * mean[i] * values[i]
     return values
 
 
-@njit
-def curve_gradient(parameters: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Evaluate the derivatives of Eq. 16 with respect to p0, p1 and kappa.
+@njit(reassociate=True)
+def relative_residuals(
+    parameters: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare points with a curve.
 
     Parameters
     ----------
-    parameters
-        (3,): p0 [ADU^2], p1 [ADU], kappa [1/ADU].
-    mean
-        (N,) mean signals [ADU].
+    parameters, covariance
+        (3,), (3, 3): p0, p1, kappa and their covariance.
+    mean, variance
+        (N,) points [ADU], [ADU^2].
 
     Returns
     -------
-    NDArray
-        (N, 3).
+    residual : NDArray
+        (N,) (C_00 - model) / model; 1000 where the model is not positive, so that nothing is near it.
+    predicted : NDArray
+        (N,) relative variance of the model itself.
     """
-    gradient = np.empty((mean.size, 3))
+    residual, predicted = np.empty(mean.size), np.empty(mean.size)
+    growth(parameters[2], mean, residual, predicted)
+    c00, c11, c22 = covariance[0, 0], covariance[1, 1], covariance[2, 2]
+    c01, c02, c12 = 2.0 * covariance[0, 1], 2.0 * covariance[0, 2], 2.0 * covariance[1, 2]
     for i in range(mean.size):
-        f, df = _growth(parameters[2] * mean[i])
-        gradient[i, 0] = 1.0
-        gradient[i, 1] = mean[i] * f
-        gradient[i, 2] = parameters[1] * mean[i] * mean[i] * df
-    return gradient
+        g1 = mean[i] * residual[i]
+        g2 = parameters[1] * mean[i] * mean[i] * predicted[i]
+        model = parameters[0] + parameters[1] * g1
+        sane = model > 0.0
+        inverse = 1.0 / (model if sane else 1.0)
+        spread = c00 + g1 * (c01 + c11 * g1) + g2 * (c02 + c12 * g1 + c22 * g2)
+        predicted[i] = spread * inverse * inverse if sane else 0.0
+        residual[i] = (variance[i] - model) * inverse if sane else 1e3
+    return residual, predicted
 
 
 @njit
@@ -136,73 +157,84 @@ def _invert(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
     inverse = np.zeros((3, 3))
     if not (matrix[0, 0] > 0.0 and matrix[1, 1] > 0.0 and matrix[2, 2] > 0.0):
         return inverse, False
-    scale = 1.0 / np.sqrt(np.diag(matrix))
-    a = matrix[1, 2] * scale[1] * scale[2]
-    b = matrix[0, 2] * scale[0] * scale[2]
-    c = matrix[0, 1] * scale[0] * scale[1]
+    s0, s1, s2 = 1.0 / math.sqrt(matrix[0, 0]), 1.0 / math.sqrt(matrix[1, 1]), 1.0 / math.sqrt(matrix[2, 2])
+    a, b, c = matrix[1, 2] * s1 * s2, matrix[0, 2] * s0 * s2, matrix[0, 1] * s0 * s1
     determinant = (1.0 - a * a) - (b * b + c * c - 2.0 * a * b * c)
     if not determinant > _SINGULAR:
         return inverse, False
-    inverse[0, 0], inverse[1, 1], inverse[2, 2] = 1.0 - a * a, 1.0 - b * b, 1.0 - c * c
-    inverse[1, 2] = inverse[2, 1] = b * c - a
-    inverse[0, 2] = inverse[2, 0] = a * c - b
-    inverse[0, 1] = inverse[1, 0] = a * b - c
-    inverse *= np.outer(scale, scale) / determinant
+    t0, t1, t2 = s0 / determinant, s1 / determinant, s2 / determinant
+    inverse[0, 0] = (1.0 - a * a) * s0 * t0
+    inverse[1, 1] = (1.0 - b * b) * s1 * t1
+    inverse[2, 2] = (1.0 - c * c) * s2 * t2
+    inverse[1, 2] = inverse[2, 1] = (b * c - a) * s1 * t2
+    inverse[0, 2] = inverse[2, 0] = (a * c - b) * s0 * t2
+    inverse[0, 1] = inverse[1, 0] = (a * b - c) * s0 * t1
     return inverse, True
 
 
 @njit
+def _times(matrix: NDArray[np.float64], vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    result = np.zeros(3)
+    for i in range(3):
+        result[i] = matrix[i, 0] * vector[0] + matrix[i, 1] * vector[1] + matrix[i, 2] * vector[2]
+    return result
+
+
+@njit(reassociate=True)
 def _accumulate(  # noqa: PLR0917 - numba kernels take positional arguments
     q: NDArray[np.float64],
     t: NDArray[np.float64],
     y: NDArray[np.float64],
     w: NDArray[np.float64],
     reach: NDArray[np.float64],
+    prior: NDArray[np.float64],
     normal: NDArray[np.float64],
     right: NDArray[np.float64],
+    scratch: NDArray[np.float64],
 ) -> float:
     """Fill the normal equations of the scaled curve at `q`; return chi2.
 
     The weights are `w`; or, with a non-empty `reach`, Tukey's, put into `w`: none for a point whose squared
-    relative distance from the curve is `reach` or more.
+    relative distance from the curve is `reach` or more. `prior` holds two more measurements, of p0 and of
+    kappa, with their weights; a kappa of infinite weight is held at q. `scratch` is (2, N).
     """
-    n00 = n01 = n02 = n11 = n12 = n22 = r0 = r1 = r2 = chi2 = 0.0
-    for i in range(t.size):
-        f, df = _growth(q[2] * t[i])
-        g1 = t[i] * f
-        g2 = q[1] * t[i] * t[i] * df
-        model = q[0] + q[1] * g1
-        d = y[i] - model
-        if reach.size > 0:
+    f, slope = scratch[0], scratch[1]
+    growth(q[2], t, f, slope)
+    held = prior[3] == np.inf
+    if reach.size > 0:
+        for i in range(t.size):
+            model = q[0] + q[1] * t[i] * f[i]
             s2 = reach[i] * model * model
-            far = 1.0 - d * d / s2 if model > 0.0 else 0.0
-            w[i] = (_TUKEY * far) ** 2 / s2 if far > 0.0 else 0.0
-        if w[i] > 0.0:
-            n00 += w[i]
-            n01 += w[i] * g1
-            n02 += w[i] * g2
-            n11 += w[i] * g1 * g1
-            n12 += w[i] * g1 * g2
-            n22 += w[i] * g2 * g2
-            r0 += w[i] * d
-            r1 += w[i] * g1 * d
-            r2 += w[i] * g2 * d
-            chi2 += w[i] * d * d
+            d = y[i] - model
+            far = _TUKEY * (1.0 - d * d / s2)
+            w[i] = far * far / s2 if far > 0.0 and model > 0.0 else 0.0
+    n00, r0 = prior[1], prior[1] * (prior[0] - q[0])
+    n22, r2 = (0.0, 0.0) if held else (prior[3], prior[3] * (prior[2] - q[2]))
+    chi2 = float(prior[1] * (prior[0] - q[0]) ** 2)
+    n01 = n02 = n11 = n12 = r1 = 0.0
+    for i in range(t.size):
+        g1 = t[i] * f[i]
+        g2 = q[1] * t[i] * t[i] * slope[i]
+        d = y[i] - q[0] - q[1] * g1
+        w1, w2, wd = w[i] * g1, w[i] * g2, w[i] * d
+        n00 += w[i]
+        n01 += w1
+        n02 += w2
+        n11 += w1 * g1
+        n12 += w1 * g2
+        n22 += w2 * g2
+        r0 += wd
+        r1 += wd * g1
+        r2 += wd * g2
+        chi2 += wd * d
+    if held:
+        n02 = n12 = r2 = 0.0
+        n22 = 1.0
     normal[0, 0], normal[1, 1], normal[2, 2] = n00, n11, n22
-    normal[0, 1] = normal[1, 0] = n01
-    normal[0, 2] = normal[2, 0] = n02
-    normal[1, 2] = normal[2, 1] = n12
+    normal[0, 1], normal[0, 2], normal[1, 2] = n01, n02, n12
+    normal[1, 0], normal[2, 0], normal[2, 1] = n01, n02, n12
     right[0], right[1], right[2] = r0, r1, r2
     return chi2
-
-
-@njit
-def _hold_straight(normal: NDArray[np.float64], right: NDArray[np.float64]) -> None:
-    """Take kappa out of the normal equations."""
-    for i in range(2):
-        normal[2, i] = normal[i, 2] = 0.0
-    normal[2, 2] = 1.0
-    right[2] = 0.0
 
 
 @njit
@@ -249,60 +281,38 @@ def solve_curve(  # noqa: PLR0917 - numba kernels take positional arguments
     t = mean / mean_scale
     y = variance / variance_scale
     w = weight * (variance_scale * variance_scale)
-    prior = anchor / variance_scale
-    prior_weight = anchor_weight * (variance_scale * variance_scale)
+    square = variance_scale * variance_scale
+    prior = np.array([anchor / variance_scale, anchor_weight * square, 0.0, 0.0 if curved else np.inf])
     q = start / units
     q[2] = min(max(q[2], -0.5 * _MAX_CURVATURE), 0.5 * _MAX_CURVATURE)
 
-    total = 0.0  # of the squared points: what chi2 can be resolved against
-    count = 0
-    for i in range(t.size):
-        if w[i] > 0.0:
-            total += w[i] * y[i] * y[i]
-            count += 1
+    total = np.sum(w * y * y)  # what chi2 can be resolved against
+    count = np.sum(w > 0.0)
     given = np.empty(0)  # the weights are
-    normal = np.zeros((3, 3))
-    right = np.zeros(3)
-    trial_normal = np.zeros((3, 3))
-    trial_right = np.zeros(3)
-    chi2 = _accumulate(q, t, y, w, given, normal, right) + prior_weight * (prior - q[0]) ** 2
+    scratch = np.empty((2, t.size))
+    normal, right = np.zeros((3, 3)), np.zeros(3)
+    trial_normal, trial_right = np.zeros((3, 3)), np.zeros(3)
+    chi2 = _accumulate(q, t, y, w, given, prior, normal, right, scratch)
     damping = 0.0
     converged = False
     for _ in range(_MAX_STEPS):
         damped = normal.copy()
-        step_right = right.copy()
-        damped[0, 0] += prior_weight
-        step_right[0] += prior_weight * (prior - q[0])
-        if not curved:
-            _hold_straight(damped, step_right)
-        undamped = damped.copy()
         for i in range(3):
             damped[i, i] *= 1.0 + damping
         inverse, regular = _invert(damped)
-        step = np.zeros(3)
         if regular:
-            for i in range(3):
-                for j in range(3):
-                    step[i] += inverse[i, j] * step_right[j]
+            step = _times(inverse, right)
             trial = q + step
-            length = 0.0
-            for i in range(3):
-                for j in range(3):
-                    length += step[i] * undamped[i, j] * step[j]
+            length = np.sum(step * _times(normal, step))
             if abs(trial[2]) <= _MAX_CURVATURE:
-                trial_chi2 = (
-                    _accumulate(trial, t, y, w, given, trial_normal, trial_right)
-                    + prior_weight * (prior - trial[0]) ** 2
-                )
+                trial_chi2 = _accumulate(trial, t, y, w, given, prior, trial_normal, trial_right, scratch)
                 small = length * count <= _STEP_TOLERANCE * chi2 + 1e-26 * total
                 if trial_chi2 <= chi2 or small:
                     q = trial
                     chi2 = trial_chi2
                     normal, trial_normal = trial_normal, normal
                     right, trial_right = trial_right, right
-                    damping *= 0.1
-                    if damping < 1e-7:
-                        damping = 0.0
+                    damping = 0.1 * damping if damping > 1e-6 else 0.0
                     if small:
                         converged = True
                         break
@@ -310,9 +320,6 @@ def solve_curve(  # noqa: PLR0917 - numba kernels take positional arguments
         damping = max(1e-4, 10.0 * damping)
         if damping > 1e12:
             break
-    normal[0, 0] += prior_weight
-    if not curved:
-        _hold_straight(normal, right)
     covariance, regular = _invert(normal)
     covariance *= np.outer(units, units)
     if not curved:
@@ -336,24 +343,18 @@ def _reweighted_steps(  # noqa: PLR0917 - numba kernels take positional argument
     Far points (a drop, an upturn, a wild point) have no weight at all, so they cannot pull the curve.
     """
     w = np.zeros(t.size)
-    normal = np.zeros((3, 3))
-    right = np.zeros(3)
+    normal, right = np.zeros((3, 3)), np.zeros(3)
+    scratch = np.empty((2, t.size))
     reach = (relative_variance + scatter * scatter) * _TUKEY**2
+    # Weak knowledge that keeps a degenerate set of points in place and is lost against any real one:
+    # p0 is within prior_error of the noise, |kappa mu| is within 4.
+    knowledge = np.array([prior, 1.0 / prior_error**2, 0.0, 1.0 / 16.0])
     for _ in range(steps):
-        _accumulate(q, t, y, w, reach, normal, right)
-        # Weak knowledge that keeps a degenerate set of points in place and is lost against any real one:
-        # p0 is within prior_error of the noise, |kappa mu| is within 4.
-        normal[0, 0] += 1.0 / prior_error**2
-        right[0] += (prior - q[0]) / prior_error**2
-        normal[2, 2] += 1.0 / 16.0
-        right[2] -= q[2] / 16.0
+        _accumulate(q, t, y, w, reach, knowledge, normal, right, scratch)
         inverse, regular = _invert(normal)
         if not regular:
             break
-        step = np.zeros(3)
-        for i in range(3):
-            for j in range(3):
-                step[i] += inverse[i, j] * right[j]
+        step = _times(inverse, right)
         # Never more than a factor of two in the slope at once, never out of bounds in the curvature.
         limit = 1.0
         if abs(step[1]) > 0.5 * q[1]:
@@ -466,35 +467,33 @@ def robust_curve(
     variance_scale = slope * mean_scale
     t = mean / mean_scale
     y = variance / variance_scale
-    q = np.array([start[0] / variance_scale, slope * mean_scale / variance_scale, start[2] * mean_scale])
+    units = np.array([variance_scale, variance_scale / mean_scale, 1.0 / mean_scale])
+    q = np.array([start[0], slope, start[2]]) / units
     known = noise == noise  # noqa: PLR0124 - not NaN
     prior = noise / variance_scale if known else 0.0
     prior_error = max(prior, 1e-6) if known else max(0.1, abs(q[0]))
     scatter = _GROWING_TOLERANCE
     w = _reweighted_steps(q, t, y, relative_variance, prior, prior_error, scatter, 4)
     deviations = np.empty(t.size)
-    expected = np.empty(t.size)
+    # Medians of a thousand points are good to some per cent; they are what costs most here.
+    stride = max(1, t.size // _MEDIAN_POINTS)
+    expected = np.median(relative_variance[::stride])
     for _ in range(3):
         number = 0
-        for i in range(t.size):
-            f, _df = _growth(q[2] * t[i])
-            model = q[0] + q[1] * t[i] * f
-            if w[i] > 0.0 and model > 0.0:
-                deviations[number] = abs(y[i] / model - 1.0)
-                expected[number] = relative_variance[i]
+        model = curve_values(q, t)
+        for i in range(0, t.size, stride):
+            if w[i] > 0.0 and model[i] > 0.0:
+                deviations[number] = abs(y[i] / model[i] - 1.0)
                 number += 1
         if number == 0:
             break
         # The median of |Gaussian| is sigma / 1.4826; three parameters have made the residuals smaller.
         spread = 1.4826 * np.median(deviations[:number]) * math.sqrt(number / max(number - 3.0, 1.0))
-        scatter = math.sqrt(max(spread * spread - np.median(expected[:number]), 0.0))
+        scatter = math.sqrt(max(spread * spread - expected, 0.0))
         w = _reweighted_steps(q, t, y, relative_variance, prior, prior_error, max(scatter, _LEAST_SCATTER), 2)
     normal = np.zeros((3, 3))
-    right = np.zeros(3)
-    _accumulate(q, t, y, w, np.empty(0), normal, right)
-    normal[0, 0] += 1.0 / prior_error**2
-    normal[2, 2] += 1.0 / 16.0
+    knowledge = np.array([prior, 1.0 / prior_error**2, 0.0, 1.0 / 16.0])
+    _accumulate(q, t, y, w, np.empty(0), knowledge, normal, np.zeros(3), np.empty((2, t.size)))
     covariance, _regular = _invert(normal)
-    units = np.array([variance_scale, variance_scale / mean_scale, 1.0 / mean_scale])
     covariance *= np.outer(units, units)
     return q * units, covariance, scatter

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptc_stream.physics.curve import Candidates, Curve, find_curve, relative_residuals
-from ptc_stream.physics.solver import curve_gradient, curve_values
+from ptc_stream.physics.curve import Candidates, Curve, find_curve
+from ptc_stream.physics.models import curve_gradient
+from ptc_stream.physics.solver import curve_values, relative_residuals
 from ptc_stream.physics.weights import point_weights
 from tests.curves import A00, GAIN, READ_NOISE, break_off, eq16
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ptc_stream.physics.models import curve_gradient
 from ptc_stream.physics.solver import (
-    curve_gradient,
     curve_values,
     robust_curve,
     solve_curve,
