@@ -14,11 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptc_stream.errors import InvalidRecord
-from ptc_stream.physics.models import FitModel, evaluate_expapproximation, evaluate_polynomial
+from ptc_stream.physics.models import (
+    FitModel,
+    evaluate_expapproximation,
+    evaluate_full_covariance,
+    evaluate_polynomial,
+)
 from ptc_stream.ranges import unpack
 from ptc_stream.records import AmplifierFitResult, CovariancePoint, PairCovariances, PtcFit
 
-__all__ = ["AmplifierCurve", "join_curves", "live_pairs", "model_variance"]
+__all__ = ["AmplifierCurve", "join_curves", "live_pairs", "model_covariances", "model_variance"]
 
 FloatArray = NDArray[np.float64]
 
@@ -190,15 +195,15 @@ def _amplifier_curve(
     )
 
 
-def model_variance(model: str, parameters: Sequence[float], mean: FloatArray) -> FloatArray | None:
-    """Evaluate a fitted model.
+def model_variance(model: str, result: AmplifierFitResult, mean: FloatArray) -> FloatArray | None:
+    """Evaluate C_00 of a fitted model.
 
     Parameters
     ----------
     model
         Name of the fit model.
-    parameters
-        Its parameters in its own order, as in ``AmplifierFitResult.parameters``.
+    result
+        What was fitted.
     mean
         Mean signal [ADU], shape (N,).
 
@@ -206,11 +211,14 @@ def model_variance(model: str, parameters: Sequence[float], mean: FloatArray) ->
     -------
     ndarray or None
         C_00 [ADU^2], shape (N,); None where there is no curve to draw: the fit gave no finite parameters,
-        or this model has no closed form for C_00.
+        or the model is not known here.
     """
-    if not parameters or not np.all(np.isfinite(parameters)):
+    matrices = model_covariances(result, mean)
+    if matrices is not None:
+        return matrices[:, 0, 0]
+    if not result.parameters or not np.all(np.isfinite(result.parameters)):
         return None
-    values = np.array(parameters, dtype=np.float64)
+    values = np.array(result.parameters, dtype=np.float64)
     # A wild fit may overflow far from its points: what is not finite there is not drawn.
     with np.errstate(all="ignore"):
         if model == FitModel.EXPAPPROXIMATION:
@@ -218,3 +226,30 @@ def model_variance(model: str, parameters: Sequence[float], mean: FloatArray) ->
         if model == FitModel.POLYNOMIAL:
             return evaluate_polynomial(mean, values)[0]
     return None
+
+
+def model_covariances(result: AmplifierFitResult, mean: FloatArray) -> FloatArray | None:
+    """Evaluate C_ij of a fitted full covariance model.
+
+    Parameters
+    ----------
+    result
+        What was fitted.
+    mean
+        Mean signal [ADU], shape (N,).
+
+    Returns
+    -------
+    ndarray or None
+        C_ij [ADU^2], shape (N, R, R) for the R lags per axis that were fitted; None where the model has no
+        matrices, or they are not finite.
+    """
+    if result.a_matrix is None or result.noise_matrix is None:
+        return None
+    a, noise = (np.array(values, dtype=np.float64) for values in (result.a_matrix, result.noise_matrix))
+    b = None if result.b_matrix is None else np.array(result.b_matrix, dtype=np.float64)
+    given = [a, noise, np.array([result.gain])] + ([] if b is None else [b])
+    if not all(np.isfinite(values).all() for values in given):
+        return None
+    with np.errstate(all="ignore"):
+        return evaluate_full_covariance(mean, gain=result.gain, a_matrix=a, b_matrix=b, noise_matrix=noise)

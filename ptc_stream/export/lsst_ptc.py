@@ -18,7 +18,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from ptc_stream.errors import ConfigurationError
-from ptc_stream.export.curve import AmplifierCurve, live_pairs, model_variance
+from ptc_stream.export.curve import AmplifierCurve, live_pairs, model_covariances, model_variance
 from ptc_stream.export.lsst_layout import (
     CALIBRATION_CLASS,
     COLUMNS,
@@ -37,6 +37,7 @@ from ptc_stream.records import (
     AmplifierCovariances,
     AmplifierFitResult,
     CovariancePoint,
+    Matrix,
     PairCovariances,
     PtcFit,
 )
@@ -45,6 +46,7 @@ __all__ = ["save_lsst_ptcs", "write_lsst_ptc"]
 
 FloatArray = NDArray[np.float64]
 
+_FULL_MODELS = frozenset({FitModel.FULLCOVARIANCE, FitModel.FULLCOVARIANCE_NO_B})
 _NOT_GAUSSIAN = PointFlag.NOT_GAUSSIAN.value
 _MAD_TO_SIGMA = 1.482602218505602
 
@@ -151,8 +153,8 @@ class _Content:
 
     @cached_property
     def fitted_lags(self) -> int:
-        """F."""
-        return self.lags
+        """F: the largest matrix of any amplifier, R if the model has none."""
+        return max((len(result.a_matrix or ()) for result in self.fit.amplifiers), default=0) or self.lags
 
     @cached_property
     def names(self) -> list[str]:
@@ -164,7 +166,9 @@ class _Content:
 
     @cached_property
     def parameters(self) -> int:
-        """Size of PTC_FIT_PARS: that of the model; the full models have one NaN."""
+        """Size of PTC_FIT_PARS: that of the model; the full models have one NaN, by definition."""
+        if self.fit.model in _FULL_MODELS:
+            return 1
         return max((len(result.parameters) for result in self.fit.amplifiers), default=0) or 1
 
     @cached_property
@@ -231,8 +235,8 @@ def _row(content: _Content, result: AmplifierFitResult, used: NDArray[np.bool_])
     overscan = of_amplifier("overscan_level")
     doses, starts = of_exposures("lamp_dose"), of_exposures("observation_mjd")
     covariances, counts = _matrices(content, name)
-    model = model_variance(fit.model, result.parameters, mean)
-    fitted = content.fitted_lags
+    model = model_variance(fit.model, result, mean)
+    fitted, full = content.fitted_lags, fit.model in _FULL_MODELS
     turnoff = result.turnoff_last_used
     # The batch code leaves out points of p < 0.01. Our test has a distance and a limit, and so a verdict.
     gaussian = [name in slot.points and _NOT_GAUSSIAN not in slot.points[name].flags for slot in slots]
@@ -264,7 +268,7 @@ def _row(content: _Content, result: AmplifierFitResult, used: NDArray[np.bool_])
         "HIST_VARS": nothing,
         "HIST_CHI2_DOFS": nothing,
         "KS_PVALUES": np.where(np.isfinite(of_points("gaussianity")), gaussian, math.nan),
-        "PTC_FIT_PARS": _padded(result.parameters, content.parameters),
+        "PTC_FIT_PARS": _padded(() if full else result.parameters, content.parameters),
         "PTC_FIT_PARS_ERROR": _padded(_parameter_errors(fit.model, result), content.parameters),
         "PTC_FIT_CHI_SQ": result.chi2_per_dof,
         "PTC_TURNOFF": turnoff,
@@ -276,10 +280,10 @@ def _row(content: _Content, result: AmplifierFitResult, used: NDArray[np.bool_])
         "NPIXEL_COVARIANCES": _median_count(counts[:, 0, 0]),
         "COVARIANCES": covariances,
         "COVARIANCES_SQRT_WEIGHTS": _sqrt_weights(covariances, counts),
-        "COVARIANCES_MODEL": np.full((len(slots), fitted, fitted), math.nan),
-        "A_MATRIX": np.full((fitted, fitted), math.nan),
-        "B_MATRIX": np.full((fitted, fitted), math.nan),
-        "NOISE_MATRIX": np.full((fitted, fitted), math.nan),
+        "COVARIANCES_MODEL": _square(model_covariances(result, mean), (len(slots), fitted, fitted)),
+        "A_MATRIX": _square(result.a_matrix, (fitted, fitted)),
+        "B_MATRIX": _square(_b_matrix(fit.model, result), (fitted, fitted)),
+        "NOISE_MATRIX": _square(result.noise_matrix, (fitted, fitted)),
         "FINAL_VARS": np.where(used, variance, math.nan),
         "FINAL_MODEL_VARS": nothing if model is None else np.where(used, model, math.nan),
         "FINAL_MEANS": np.where(used, mean, math.nan),
@@ -343,6 +347,22 @@ def _parameter_errors(model: str, result: AmplifierFitResult) -> tuple[float, ..
         # n is the square of the read noise; where it is negative there is no read noise and no error.
         return (result.a00_error, result.gain_error, 2 * result.read_noise * result.read_noise_error)
     return ()
+
+
+def _b_matrix(model: str, result: AmplifierFitResult) -> Matrix | FloatArray | None:
+    """Return b; the batch code has zeros where the model has none."""
+    if model == FitModel.FULLCOVARIANCE_NO_B and result.a_matrix is not None:
+        return np.zeros((len(result.a_matrix), len(result.a_matrix)))
+    return result.b_matrix
+
+
+def _square(values: Matrix | FloatArray | None, shape: tuple[int, ...]) -> FloatArray:
+    """Pad the last two axes with NaN to `shape`: amplifiers may be fitted over fewer lags than others."""
+    padded = np.full(shape, math.nan)
+    if values is not None:
+        array = np.array(values, dtype=np.float64)
+        padded[..., : array.shape[-2], : array.shape[-1]] = array
+    return padded
 
 
 def _padded(values: Sequence[float], size: int) -> FloatArray:

@@ -86,11 +86,26 @@ def mean_matrix(
     number : int
         Of amplifiers; the result is None if there is none with such a matrix.
     """
-    found = [
-        matrices
-        for result in fit.amplifiers
-        if amplifier in (None, result.name) and (matrices := _matrices(result, name)) is not None
-    ]
+    chosen = [result for result in fit.amplifiers if amplifier in (None, result.name)]
+    # b = c / a is the ratio of two fitted numbers. A mean of ratios is biased where a is badly known, and
+    # their errors favour those with a large by chance: c and a are averaged, and then divided.
+    ratio = name == "b_matrix"
+    found = [pair for result in chosen if (pair := _products(result) if ratio else _matrices(result, name))]
+    mean = _mean(found)
+    if mean is None or not ratio:
+        return mean
+    below = _mean([pair for result in chosen if (pair := _matrices(result, "a_matrix"))])
+    if below is None or below[0].shape != mean[0].shape:
+        return None
+    (c, c_error, number), (a, a_error, _) = mean, below
+    b, b_error = np.full(a.shape, np.nan), np.full(a.shape, np.nan)
+    np.divide(c, a, out=b, where=a != 0)
+    np.divide(np.hypot(c_error, b * a_error), np.abs(a), out=b_error, where=a != 0)
+    return b, b_error, number
+
+
+def _mean(found: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[FloatArray, FloatArray, int] | None:
+    """Return the weighted mean of the largest matrices, its error, and how many there are."""
     size = max((values.shape[0] for values, _ in found), default=0)
     found = [(values, errors) for values, errors in found if values.shape[0] == size]
     if not found:
@@ -107,6 +122,14 @@ def mean_matrix(
     dof = np.maximum(good.sum(axis=0) - 1, 1)
     error = np.where(seen, np.sqrt(np.maximum(chi2 / dof, 1.0) / safe), np.nan)
     return mean, error, len(found)
+
+
+def _products(result: AmplifierFitResult) -> tuple[FloatArray, FloatArray] | None:
+    """Return c = a b [1/e-^2] and its error, which at fixed a is that of b times a."""
+    a, b = _matrices(result, "a_matrix"), _matrices(result, "b_matrix")
+    if a is None or b is None:
+        return None
+    return a[0] * b[0], np.abs(a[0]) * b[1]
 
 
 def _matrices(result: AmplifierFitResult, name: str) -> tuple[FloatArray, FloatArray] | None:

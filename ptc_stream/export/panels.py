@@ -105,7 +105,7 @@ class Panel:
 
     def model_at(self, mean: FloatArray) -> FloatArray | None:
         """Evaluate the fitted C_00 [ADU^2] at `mean` [ADU], if there is one."""
-        return model_variance(self.model, self.result.parameters, mean)
+        return model_variance(self.model, self.result, mean)
 
 
 def lay_out_panels(

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ptc_stream.export.curve import AmplifierCurve, model_covariances
 from ptc_stream.export.notation import counted
 from ptc_stream.export.panels import (
     Curves,
@@ -36,6 +37,7 @@ from ptc_stream.export.plot_style import (
     FIT,
     LABEL_SIZE,
     MUTED,
+    TRUTH,
     USED,
     PointStyle,
     Range,
@@ -48,7 +50,7 @@ from ptc_stream.export.plot_style import (
     robust_range,
     write_big,
 )
-from ptc_stream.records import PtcFit
+from ptc_stream.records import AmplifierFitResult, PtcFit
 
 __all__ = ["covariance_over_mean", "ptc_grid", "variance_over_mean"]
 
@@ -260,16 +262,18 @@ def covariance_over_mean(
     Returns
     -------
     Figure
-        One axes per lag: the used points of all amplifiers, and their weighted mean in bins of signal.
+        One axes per lag: the used points of all amplifiers, their weighted mean in bins of signal, and the
+        mean of the fitted models where these have covariances.
     """
     figure = ResultFigure(5.2 * len(lags), 5.0)
     shown = [curve for curve in curves.values() if curve.used.any()]
     mean = np.concatenate([*(curve.mean[curve.used] for curve in shown), np.zeros(0)])
-    beyond = False
+    beyond = modelled = False
     for axes, (lag_x, lag_y) in zip(figure.subplots(1, len(lags), squeeze=False)[0], lags, strict=True):
         cov = np.concatenate([*(curve.covariance(lag_x, lag_y)[curve.used] for curve in shown), np.zeros(0)])
         count = np.concatenate([*(c.lag_pixel_count(lag_x, lag_y)[c.used] for c in shown), np.zeros(0)])
         beyond |= _draw_covariances(axes, mean, over(cov, mean), count)
+        modelled |= _draw_model_covariance(axes, fit, shown, (lag_x, lag_y))
         name = _LAG_NAMES.get((lag_x, lag_y))
         axes.set_title(f"$C_{{{lag_x}{lag_y}}}$" + (f": {name}" if name else ""), fontsize=LABEL_SIZE)
         axes.set_xlabel("Mean signal µ [10³ ADU]", fontsize=LABEL_SIZE - 1)
@@ -284,8 +288,39 @@ def covariance_over_mean(
         handles.append(
             Line2D([], [], linestyle="", marker="d", color=BAD, markersize=4, label="beyond the axis")
         )
-    legend_below(figure, handles, columns=3)
+    if modelled:
+        handles.append(Line2D([], [], color=TRUTH, linewidth=2.2, label="fitted models (thin), their mean"))
+    legend_below(figure, handles, columns=4)
     return figure
+
+
+def _draw_model_covariance(
+    axes: Axes, fit: PtcFit, shown: Sequence[AmplifierCurve], lag: tuple[int, int]
+) -> bool:
+    """Draw each amplifier's model as far as its points are used, and the mean of those that reach far."""
+    names = {curve.amplifier for curve in shown}
+    models: list[tuple[float, AmplifierFitResult]] = [
+        (result.turnoff_last_used, result)
+        for result in fit.amplifiers
+        if result.name in names and result.turnoff_last_used > 0 and len(result.a_matrix or ()) > max(lag)
+    ]
+    if not models:
+        return False
+    # A mean over amplifiers that drop out one by one would jump at each of them.
+    end = float(np.quantile([last for last, _ in models], 0.25))
+    common: list[FloatArray] = []
+    for last, result in models:
+        samples = np.linspace(0.01 * end, last, _MODEL_SAMPLES)
+        model = model_covariances(result, samples)
+        if model is not None:
+            own = model[:, lag[0], lag[1]] / samples
+            axes.plot(samples, own, color=TRUTH, linewidth=0.6, alpha=0.5, zorder=2)
+            if last >= end:
+                common.append(np.interp(np.linspace(0.01 * end, end, _MODEL_SAMPLES), samples, own))
+    if common:
+        samples = np.linspace(0.01 * end, end, _MODEL_SAMPLES)
+        axes.plot(samples, np.mean(common, axis=0), color=TRUTH, linewidth=2.2, zorder=5, label="model")
+    return bool(common)
 
 
 def _draw_covariances(axes: Axes, mean: FloatArray, ratio: FloatArray, count: FloatArray) -> bool:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ptc_stream.errors import InvalidRecord
-from ptc_stream.export.curve import join_curves, live_pairs, model_variance
-from ptc_stream.physics.models import evaluate_expapproximation
+from ptc_stream.export.curve import join_curves, live_pairs, model_covariances, model_variance
+from ptc_stream.physics.models import evaluate_expapproximation, evaluate_full_covariance
 from ptc_stream.records import PairCovariances, PtcFit, UnusedPoints
-from tests.unit.export.made_up import DEAD, MadeUpRun
+from tests.unit.export.made_up import DEAD, MadeUpRun, full_fit
 
 
 def _covariances(run: MadeUpRun) -> list[PairCovariances]:
@@ -119,22 +119,55 @@ def test_a_point_without_covariances_has_no_pixels_to_count(run: MadeUpRun) -> N
     assert dataclasses.replace(curve, points=(bare,)).pixel_count.tolist() == [0]
 
 
-def test_models_are_evaluated_in_their_own_order_of_parameters() -> None:
+def test_models_are_evaluated_in_their_own_order_of_parameters(run: MadeUpRun) -> None:
     mean = np.array([10.0, 1e4, 1e5])
-    exponential = model_variance("EXPAPPROXIMATION", (-2e-6, 1.5, 36.0), mean)
+    result = run.fits[0].amplifiers[0]
+    exponential = model_variance(
+        "EXPAPPROXIMATION", dataclasses.replace(result, parameters=(-2e-6, 1.5, 36.0)), mean
+    )
     assert exponential is not None
     np.testing.assert_array_equal(exponential, evaluate_expapproximation(mean, -2e-6, 1.5, 36.0)[0])
-    polynomial = model_variance("POLYNOMIAL", (20.0, 0.7, -1e-6), mean)
+    polynomial = model_variance(
+        "POLYNOMIAL", dataclasses.replace(result, parameters=(20.0, 0.7, -1e-6)), mean
+    )
     assert polynomial is not None
     np.testing.assert_allclose(polynomial, 20 + 0.7 * mean - 1e-6 * mean**2, rtol=1e-14)
+    assert model_covariances(result, mean) is None
+
+
+@pytest.mark.parametrize("with_b", [True, False])
+def test_full_models_are_evaluated_from_their_matrices(run: MadeUpRun, with_b: bool) -> None:  # noqa: FBT001 - a parameter
+    mean = np.array([10.0, 1e4, 6e4])
+    fit = full_fit(run.fits[0], lags=3, with_b=with_b)
+    result = fit.amplifiers[0]
+    matrices = model_covariances(result, mean)
+    assert matrices is not None
+    expected = evaluate_full_covariance(
+        mean,
+        gain=result.gain,
+        a_matrix=np.array(result.a_matrix),
+        b_matrix=np.array(result.b_matrix) if with_b else None,
+        noise_matrix=np.array(result.noise_matrix),
+    )
+    np.testing.assert_array_equal(matrices, expected)
+    np.testing.assert_array_equal(model_variance(fit.model, result, mean), expected[:, 0, 0])
 
 
 @pytest.mark.parametrize(
     ("model", "parameters"),
     [("EXPAPPROXIMATION", ()), ("EXPAPPROXIMATION", (math.nan, 1.0, 1.0)), ("FULLCOVARIANCE", (1.0, 2.0))],
 )
-def test_where_there_is_no_curve_there_is_none(model: str, parameters: tuple[float, ...]) -> None:
-    assert model_variance(model, parameters, np.array([1.0])) is None
+def test_where_there_is_no_curve_there_is_none(
+    run: MadeUpRun, model: str, parameters: tuple[float, ...]
+) -> None:
+    result = dataclasses.replace(run.fits[0].amplifiers[0], parameters=parameters)
+    assert model_variance(model, result, np.array([1.0])) is None
+
+
+def test_matrices_that_are_not_finite_have_no_curve(run: MadeUpRun) -> None:
+    result = full_fit(run.fits[0], lags=1).amplifiers[0]
+    assert model_covariances(dataclasses.replace(result, a_matrix=((math.nan,),)), np.array([1.0])) is None
+    assert model_covariances(dataclasses.replace(result, gain=math.nan), np.array([1.0])) is None
 
 
 def test_the_dead_amplifier_is_part_of_the_made_up_run(run: MadeUpRun) -> None:

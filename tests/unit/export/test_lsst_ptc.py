@@ -10,11 +10,12 @@ from astropy.io import fits
 from astropy.table import Table
 
 from ptc_stream.errors import ConfigurationError
+from ptc_stream.export.curve import model_covariances
 from ptc_stream.export.lsst_ptc import save_lsst_ptcs, write_lsst_ptc
 from ptc_stream.export.results import RunResult
 from ptc_stream.records import PairCovariances, PtcFit
 from tests.unit.export.lsst_reader import read
-from tests.unit.export.made_up import DEAD, PIXELS, make_run
+from tests.unit.export.made_up import DEAD, PIXELS, full_fit, make_run
 
 
 @pytest.fixture
@@ -251,3 +252,44 @@ def test_every_detector_has_a_file_of_its_own(result: RunResult, file: Path, tmp
     paths = save_lsst_ptcs(result, tmp_path / "all")
     assert [path.name for path in paths] == ["ptc_R22_S11.fits", "ptc_R22_S12.fits"]
     assert paths[1].read_bytes() == file.read_bytes()
+
+
+def full_run(*, with_b: bool = True) -> RunResult:
+    made = make_run(("R22_S11",), amplifiers=6, pairs=12, lags=4)
+    fit = full_fit(made.fits[0], lags=3, with_b=with_b)
+    # An amplifier fitted over fewer lags than the others.
+    cut = full_fit(made.fits[0], lags=2, with_b=with_b).amplifiers[0]
+    fit = dataclasses.replace(fit, amplifiers=(cut, *fit.amplifiers[1:]))
+    return RunResult("13144", [fit], made.covariances)
+
+
+def test_a_full_covariance_fit_has_its_matrices_and_models(tmp_path: Path) -> None:
+    result = full_run()
+    header, rows = read(write_lsst_ptc(result, None, tmp_path / "ptc.fits"))
+    assert header["PTC_FIT_TYPE"] == "FULLCOVARIANCE"
+    for row, amplifier in zip(rows, result.fits[0].amplifiers, strict=True):
+        assert (row["COV_MATRIX_SIDE"], row["COV_MATRIX_SIDE_FULL_COV_FIT"]) == (4, 3)
+        assert np.isnan(row["PTC_FIT_PARS"]).all()
+        assert row["PTC_FIT_PARS"].shape == (1,)
+        model = model_covariances(amplifier, row["RAW_MEANS"])
+        side = 0 if model is None else model.shape[1]
+        for name, values in (
+            ("A_MATRIX", amplifier.a_matrix),
+            ("B_MATRIX", amplifier.b_matrix),
+            ("NOISE_MATRIX", amplifier.noise_matrix),
+        ):
+            np.testing.assert_array_equal(row[name][:side, :side], np.array(values or np.zeros((0, 0))))
+            assert np.isnan(row[name][side:]).all()
+            assert np.isnan(row[name][:, side:]).all()
+        if model is not None:
+            np.testing.assert_array_equal(row["COVARIANCES_MODEL"][:, :side, :side], model)
+            used = row["EXP_ID_MASK"]
+            np.testing.assert_array_equal(row["FINAL_MODEL_VARS"][used], model[used, 0, 0])
+        assert np.isnan(row["COVARIANCES_MODEL"][:, side:]).all()
+
+
+def test_without_b_the_matrix_is_zero_as_in_the_batch_code(tmp_path: Path) -> None:
+    header, rows = read(write_lsst_ptc(full_run(with_b=False), None, tmp_path / "ptc.fits"))
+    assert header["PTC_FIT_TYPE"] == "FULLCOVARIANCE_NO_B"
+    assert not rows[1]["B_MATRIX"].any()
+    assert np.isnan(rows[DEAD]["B_MATRIX"]).all()

@@ -143,3 +143,28 @@ def test_one_lag_is_enough_to_draw(run: MadeUpRun, draw: type) -> None:
     figure = draw(fit, {})
     figure.canvas.draw()
     assert "no matrices" not in texts(figure)
+
+
+def test_the_mean_of_b_is_a_ratio_of_means(run: MadeUpRun) -> None:
+    """Ratios to a badly known number are biased: c = 0 with a of 1 +- 1/3 must not give a b below zero."""
+    fit = full_fit(run.fits[0], lags=1)
+    rng = np.random.default_rng(4)
+    amplifiers = []
+    for result in [fit.amplifiers[0]] * 400:
+        a, c = 3e-8 * (1 + 0.3 * rng.normal()), 1e-14 + 3e-15 * rng.normal()
+        # An honest error of b = c / a: that of c over a, and what a adds.
+        error = abs(math.hypot(3e-15 / a, c / a * 9e-9 / a))
+        amplifiers.append(
+            dataclasses.replace(
+                result,
+                a_matrix=((a,),),
+                a_matrix_error=((9e-9,),),
+                b_matrix=((c / a,),),
+                b_matrix_error=((error,),),
+            )
+        )
+    mean = mean_matrix(dataclasses.replace(fit, amplifiers=tuple(amplifiers)), "b_matrix")
+    assert mean is not None
+    assert mean[2] == 400
+    assert mean[1][0, 0] < 2e-8
+    assert abs(mean[0][0, 0] - 1e-14 / 3e-8) < 4 * mean[1][0, 0]

@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ptc_stream.export.curve import AmplifierCurve, join_curves
+from ptc_stream.export.curve import AmplifierCurve, join_curves, model_covariances
 from ptc_stream.export.plots import covariance_over_mean, ptc_grid, variance_over_mean
+from ptc_stream.export.results import RunResult
 from ptc_stream.physics.models import evaluate_expapproximation
 from ptc_stream.records import PtcFit
-from tests.unit.export.made_up import DEAD, NOISY, MadeUpRun, make_run
+from tests.unit.export.made_up import DEAD, NOISY, MadeUpRun, full_fit, make_run
 
 Curves = Mapping[str, AmplifierCurve]
 
@@ -292,3 +293,30 @@ def test_a_model_without_closed_form_shows_its_points(fit: PtcFit, curves: Curve
 def test_nobody_needs_pyplot() -> None:
     code = "import ptc_stream.export.figures, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=100).returncode == 0
+
+
+def test_covariances_of_a_full_model_are_drawn_beside_their_points(result: RunResult) -> None:
+    full = full_fit(result.fits[0], lags=2)
+    figure = covariance_over_mean(full, result.curves(full.detector), lags=((0, 1), (1, 1), (2, 0)))
+    lines = [[line for line in axes.lines if line.get_label() == "model"] for axes in figure.axes]
+    assert [len(own) for own in lines] == [1, 1, 0]  # lag 2 was not fitted
+    x, y = (np.asarray(values) for values in lines[0][0].get_data())
+    models = [model[:, 0, 1] / x for a in full.amplifiers if (model := model_covariances(a, x)) is not None]
+    last = [a.turnoff_last_used for a in full.amplifiers if a.a_matrix is not None]
+    reaching = [model for model, end in zip(models, last, strict=True) if end >= x[-1]]
+    np.testing.assert_allclose(y, np.mean(reaching, axis=0), rtol=1e-3)
+    thin = [line for line in figure.axes[0].lines if line.get_linewidth() == 0.6]
+    assert len(thin) == len(last)
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert "fitted models (thin), their mean" in texts
+    plain = covariance_over_mean(result.fits[0], result.curves(full.detector))
+    assert not [line for axes in plain.axes for line in axes.lines if line.get_label() == "model"]
+
+
+def test_a_full_model_is_drawn_through_the_curve(result: RunResult) -> None:
+    full = full_fit(result.fits[0], lags=2)
+    figure = ptc_grid(full, result.curves(full.detector))
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "model"]
+    expected = model_covariances(full.amplifiers[0], np.asarray(line.get_xdata(), dtype=np.float64))
+    assert expected is not None
+    np.testing.assert_array_equal(line.get_ydata(), expected[:, 0, 0])
