@@ -254,17 +254,17 @@ def _what_is_told(candidates: Candidates, used: NDArray[np.bool_], scatter: floa
     slope = _straight_slope(candidates, used)
     if not slope > 0.0:
         return True, False
-    straight = np.array([candidates.noise, slope, 0.0])
-    mean = candidates.mean[used]
-    weight = point_weights(curve_values(straight, mean), candidates.relative_variance[used], scatter)
-    _, covariance, regular = solve_curve(mean, curve_values(straight, mean), weight, straight, 0.0, 0.0, True)
+    mean, relative_variance = candidates.mean[used], candidates.relative_variance[used]
+    straight = candidates.noise + slope * mean
+    weight = point_weights(straight, relative_variance, scatter)
+    start = np.array([candidates.noise, slope, 0.0])
+    _, covariance, regular = solve_curve(mean, straight, weight, start, 0.0, 0.0, True)
     if not regular:
         return True, False
     anchored = bool(covariance[0, 0] > (_LEAST_NOISE_ERROR * candidates.noise) ** 2)
     if not anchored or covariance[1, 1] <= (_LEAST_SPAN * slope) ** 2:
         return anchored, True
-    relative_variance = candidates.relative_variance[used]
-    bend = candidates.variance[used] / curve_values(straight, mean) - 1.0
+    bend = candidates.variance[used] / straight - 1.0
     by_chance = float(np.mean(relative_variance)) * (1.0 + 3.0 * np.sqrt(2.0 / mean.size))
     return True, bool(np.mean(bend**2) > _VISIBLE_BEND**2 + by_chance)
 
@@ -294,14 +294,15 @@ def _reweighted_fit(
     parameters = start
     model = curve_values(parameters, mean)
     for _ in range(_REWEIGHTINGS):
-        # A start that is negative somewhere has no error to offer there; the measured variance has.
-        usable = np.where(model > 0.0, model, variance)
-        weight = point_weights(variance if measured_weights else usable, relative_variance, floor)
+        if not model.min() > 0.0:
+            # A start that is negative somewhere has no error to offer there; the measured variance has.
+            model = np.where(model > 0.0, model, variance)
+        weight = point_weights(variance if measured_weights else model, relative_variance, floor)
         parameters, covariance, converged = solve_curve(
             mean, variance, weight, parameters, anchor, anchor_weight, curved
         )
         model = curve_values(parameters, mean)
-        if not converged or not np.all(model > 0.0):
+        if not (converged and model.min() > 0.0):
             return parameters, covariance, floor, False
         if with_floor:
             reference = variance if measured_weights else model

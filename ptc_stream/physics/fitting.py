@@ -58,6 +58,11 @@ _LARGEST_GAIN_ERROR = 0.5
 # ... points that do not follow the curve to 10 % (real lamps: 0.1 to 1 %).
 _LARGEST_FLOOR = 0.1
 
+_SATURATED = code_of(UnusedReason.SATURATED)
+# By code: points that may lie on the curve, or beyond its end.
+_ON_THE_CURVE = np.zeros(128, dtype=np.bool_)
+_ON_THE_CURVE[[0, _SATURATED, code_of(UnusedReason.NO_VARIANCE), code_of(UnusedReason.NOT_GAUSSIAN)]] = True
+
 
 def fit_detector(points: Sequence[FitPoints], config: FitConfig) -> list[AmplifierFit]:
     """Fit every amplifier of a detector, each by itself.
@@ -107,9 +112,11 @@ def fit_amplifier(points: FitPoints, config: FitConfig) -> AmplifierFit:
     least = LEAST_CURVE_POINTS
     if config.model is FitModel.POLYNOMIAL:
         least = max(least, config.polynomial_degree + 2)
-    if is_dead(mean, variance, codes, candidates.noise, LEAST_CURVE_POINTS):
+    eligible = candidates.eligible
+    usable = candidates.mean[eligible], candidates.variance[eligible]
+    if is_dead(*usable, codes, candidates.noise, LEAST_CURVE_POINTS):
         return _without_numbers(config, FitStatus.DEAD, codes)
-    if np.count_nonzero(codes == 0) < least:
+    if usable[0].size < least:
         return _without_numbers(config, FitStatus.NOT_ENOUGH_PAIRS, codes)
     curve = find_curve(
         candidates,
@@ -119,11 +126,10 @@ def fit_amplifier(points: FitPoints, config: FitConfig) -> AmplifierFit:
         measured_weights=config.weights == "measured",
         with_floor=config.floor,
     )
-    above = np.arange(order.size) >= curve.turnoff.first_bad
-    unused = candidates.eligible & ~curve.used
+    unused = np.flatnonzero(eligible & ~curve.used)
     codes[order[unused]] = np.where(
-        above, code_of(UnusedReason.ABOVE_TURNOFF), code_of(UnusedReason.OUTLIER)
-    )[unused]
+        unused >= curve.turnoff.first_bad, code_of(UnusedReason.ABOVE_TURNOFF), code_of(UnusedReason.OUTLIER)
+    )
     if not curve.converged:
         enough = np.count_nonzero(curve.used) >= least
         status = FitStatus.NOT_CONVERGED if enough else FitStatus.NOT_ENOUGH_PAIRS
@@ -151,10 +157,9 @@ def _candidates(
     codes: NDArray[np.int8],
 ) -> tuple[NDArray[np.int64], Candidates]:
     """Sort what may lie on the curve by signal; return also where each candidate came from."""
-    # These say where the curve has ended: near saturation pixels are no longer Gaussian, at last all alike.
-    saturated = codes == code_of(UnusedReason.SATURATED)
-    ending = (codes == code_of(UnusedReason.NO_VARIANCE)) | (codes == code_of(UnusedReason.NOT_GAUSSIAN))
-    index = np.flatnonzero((codes == 0) | ending | saturated)
+    # Some of the bad ones say where the curve has ended: near saturation pixels are no longer Gaussian, at
+    # last all alike.
+    index = np.flatnonzero(_ON_THE_CURVE[codes])
     order = _by_value(points, index, mean, variance, pixel_count)
     noise = weight = math.nan
     known = points.read_noise if points.zero_level and points.read_noise is not None else math.nan
@@ -171,7 +176,7 @@ def _candidates(
         relative_variance=relative_variance,
         typical_variance=middle(relative_variance) if index.size else math.nan,
         eligible=codes[order] == 0,
-        saturated=saturated[order],
+        saturated=codes[order] == _SATURATED,
         noise=noise,
         noise_weight=weight,
     )
@@ -185,8 +190,9 @@ def _by_value(
     pixel_count: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """Sort points by value alone: the order in which they came leaves no trace, not even in the last bit."""
-    order = index[np.argsort(mean[index], kind="stable")]
-    if not np.any(mean[order[1:]] == mean[order[:-1]]):
+    order = index[np.argsort(mean[index])]
+    signal = mean[order]
+    if not np.any(signal[1:] == signal[:-1]):
         return order
     order = index[np.lexsort((pixel_count[index], variance[index], mean[index]))]
     covariances, lag_pixel_count = points.covariances, points.lag_pixel_count

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ptc_stream.physics._jit import njit
 from ptc_stream.physics.weights import middle
 
 if TYPE_CHECKING:
@@ -66,8 +67,15 @@ class UnusedReason(StrEnum):
 
 # Reasons as small numbers, so that a curve of hundreds of points is judged by whole arrays; 0 is "used".
 _BY_CODE: tuple[UnusedReason | None, ...] = (None, *UnusedReason)
+_REASONS = np.array(_BY_CODE, dtype=object)
 _CODES: dict[UnusedReason | None, int] = {reason: code for code, reason in enumerate(_BY_CODE)}
 # Flags of the measurement that keep a point from being used; where there are several the first one counts.
+_NOT_FINITE = _CODES[UnusedReason.NOT_FINITE]
+_TOO_FEW_PIXELS = _CODES[UnusedReason.TOO_FEW_PIXELS]
+_NO_SIGNAL = _CODES[UnusedReason.NO_SIGNAL]
+_NO_VARIANCE = _CODES[UnusedReason.NO_VARIANCE]
+_BELOW_MIN = _CODES[UnusedReason.BELOW_MIN]
+_ABOVE_MAX = _CODES[UnusedReason.ABOVE_MAX]
 _FLAGS = (
     UnusedReason.NOT_FINITE,
     UnusedReason.TOO_FEW_PIXELS,
@@ -85,7 +93,7 @@ def code_of(reason: UnusedReason | None) -> int:
 
 def reasons_of(codes: NDArray[np.int8]) -> tuple[UnusedReason | None, ...]:
     """Return the reasons that the numbers of `judge_points` stand for."""
-    return tuple([_BY_CODE[code] for code in codes.tolist()])
+    return tuple(_REASONS[codes].tolist())
 
 
 def judge_points(
@@ -114,19 +122,38 @@ def judge_points(
         (N,) `code_of` the reason not to use the point, or of None.
     """
     codes = np.zeros(mean.size, dtype=np.int8)
-    # The later judgement overrides the earlier one.
-    codes[mean > max_mean] = _CODES[UnusedReason.ABOVE_MAX]
-    codes[mean < min_mean] = _CODES[UnusedReason.BELOW_MIN]
-    codes[variance < VANISHING] = _CODES[UnusedReason.NO_VARIANCE]
-    for i in [i for i, found in enumerate(flags) if found]:
-        flag = next((flag for flag in _FLAGS if flag in flags[i]), None)
-        if flag is not None:
+    if any(flags):
+        for i in [i for i, found in enumerate(flags) if found]:
+            flag = next((flag for flag in _FLAGS if flag in flags[i]), None)
             codes[i] = _CODES[flag]
-    codes[mean < VANISHING] = _CODES[UnusedReason.NO_SIGNAL]
-    codes[pixel_count < 2] = _CODES[UnusedReason.TOO_FEW_PIXELS]
-    finite = (np.abs(mean) < ABSURD) & (np.abs(variance) < ABSURD)  # False for NaN as well
-    codes[~finite] = _CODES[UnusedReason.NOT_FINITE]
+    _judge(mean, variance, pixel_count, float(min_mean), float(max_mean), codes)
     return codes
+
+
+@njit
+def _judge(  # noqa: PLR0917 - numba kernels take positional arguments
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    pixel_count: NDArray[np.int64],
+    min_mean: float,
+    max_mean: float,
+    codes: NDArray[np.int8],
+) -> None:
+    """Fill `codes`, which hold those of flags: the gravest reason first. Comparisons with NaN are False."""
+    for i in range(mean.size):
+        if not (abs(mean[i]) < ABSURD and abs(variance[i]) < ABSURD):
+            codes[i] = _NOT_FINITE
+        elif pixel_count[i] < 2:
+            codes[i] = _TOO_FEW_PIXELS
+        elif mean[i] < VANISHING:
+            codes[i] = _NO_SIGNAL
+        elif codes[i] == 0:
+            if variance[i] < VANISHING:
+                codes[i] = _NO_VARIANCE
+            elif mean[i] < min_mean:
+                codes[i] = _BELOW_MIN
+            elif mean[i] > max_mean:
+                codes[i] = _ABOVE_MAX
 
 
 def is_dead(
@@ -144,9 +171,9 @@ def is_dead(
     Parameters
     ----------
     mean, variance
-        (N,) points of the amplifier, used or not [ADU], [ADU^2].
+        (N,) the points that `judge_points` found good, sorted by signal [ADU], [ADU^2].
     codes
-        As `judge_points` gave them.
+        What it found of all points.
     noise
         Variance at zero signal [ADU^2]; NaN if unknown.
     min_points
@@ -156,20 +183,16 @@ def is_dead(
     -------
     bool
     """
-    no_signal = codes == _CODES[UnusedReason.NO_SIGNAL]
-    silent = int(np.count_nonzero(no_signal | (codes == _CODES[UnusedReason.NO_VARIANCE])))
-    good = codes == 0
-    number = int(np.count_nonzero(good))
+    number = mean.size
     if number < min_points:
+        silent = int(np.count_nonzero((codes == _NO_SIGNAL) | (codes == _NO_VARIANCE)))
         return silent >= min_points and 4 * silent >= 3 * codes.size
-    order = np.argsort(mean[good], kind="stable")
-    means, variances = mean[good][order], variance[good][order]
     # The middle third counts as well: above the turnoff the variance of a live one may fall to nothing.
     third = max(1, number // 3)
-    bottom = middle(variances[:third])
-    highest = max(middle(variances[third:-third]), middle(variances[-third:]))
+    bottom = middle(variance[:third])
+    highest = max(middle(variance[third:-third]), middle(variance[-third:]))
     if highest - noise < _LEAST_GROWTH * noise:  # False where the noise is not known
         return True
-    spans = means[-third] > 1.5 * means[third - 1]
+    spans = mean[-third] > 1.5 * mean[third - 1]
     # Neither does it fall: that is a live one of which most points so far are above the turnoff.
     return bool(spans and abs(highest - bottom) < _LEAST_GROWTH * bottom)

@@ -108,7 +108,6 @@ def solve_expapproximation(candidates: Candidates, curve: Curve, config: FitConf
     covariance = inner @ covariance @ inner.T
     errors = np.sqrt(np.diag(covariance))
     parameters = np.array([0.5 * kappa * p1, gain, p0 * gain**2])
-    mean = candidates.mean[curve.used]
     return Solution(
         parameters=parameters,
         covariance=covariance,
@@ -119,7 +118,7 @@ def solve_expapproximation(candidates: Candidates, curve: Curve, config: FitConf
         noise_variance_error=float(errors[2]),
         a00=float(parameters[0]),
         a00_error=float(errors[0]),
-        chi2=_chi2(candidates, curve, curve_values(curve.parameters, mean)),
+        chi2=_chi2(candidates, curve),
         dof=curve.dof,
         floor=curve.floor,
     )
@@ -226,12 +225,12 @@ def _curve_covariance(candidates: Candidates, curve: Curve, config: FitConfig) -
     return covariance + np.outer(answer, answer) * (2.0 * _A00_UNKNOWN / p1) ** 2
 
 
-def _chi2(candidates: Candidates, curve: Curve, model: NDArray[np.float64]) -> float:
-    """Sum the squared residuals in units of the sampling errors alone."""
-    residual = (candidates.variance[curve.used] - model) / curve_values(
-        curve.parameters, candidates.mean[curve.used]
-    )
-    return float(np.sum(residual**2 / candidates.relative_variance[curve.used]))
+def _chi2(candidates: Candidates, curve: Curve, model: NDArray[np.float64] | None = None) -> float:
+    """Sum the squared residuals from `model`, or from the curve, in units of the sampling errors alone."""
+    used = curve.used
+    fitted = curve_values(curve.parameters, candidates.mean[used])
+    residual = (candidates.variance[used] - (fitted if model is None else model)) / fitted
+    return float(np.sum(residual * residual / candidates.relative_variance[used]))
 
 
 def floor_error_scale(candidates: Candidates, floor: float, dof: int, config: FitConfig) -> float:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ptc_stream.physics._jit import njit
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -93,29 +95,8 @@ def find_turnoff(
         return Turnoff(
             value=math.nan, error=math.nan, is_lower_limit=True, low=math.nan, high=math.nan, first_bad=0
         )
-    variance = error * error + (_SOFTNESS * fraction) ** 2
-    # Log of the likelihood ratio of "2 fractions below the model" to "on it"; undecided at -fraction.
-    # Linear in the residual, so that noise in many poor points averages out by itself.
-    evidence = -2.0 * fraction * (residual + fraction) / variance
-    evidence = np.minimum(np.maximum(evidence, -_BOUND), _BOUND)
-    # What is far above the model is not on it either, as in an upturn. This side is decided point by point.
-    evidence[residual - 2.0 * fraction > _FAR_ABOVE * error] = _BOUND
-    evidence[saturated] = _BOUND
-
-    above = np.cumsum(evidence[::-1])[::-1]
-    # A curve ends with two bad points in succession: a wild point, then a good one is no end.
-    off = evidence > 0.0
-    ends = np.flatnonzero(off[:-1] & off[1:])
-    ends = ends[ends >= _LEAST_POINTS]
-    best = int(ends[np.argmax(above[ends])]) if ends.size else 0
-    if ends.size and above[best] >= _LEAST_EVIDENCE:
-        # The neighbours on either side, as far as they are nearly as good an end.
-        possible = above >= above[best] - _EVIDENCE_RANGE
-        first = last = best
-        while first > _LEAST_POINTS and possible[first - 1]:
-            first -= 1
-        while last < count - 1 and possible[last + 1]:
-            last += 1
+    first, last, ending = _best_cut(residual, error, saturated, fraction)
+    if last >= 0:
         low, high = float(mean[first - 1]), float(mean[last])
         return Turnoff(
             value=0.5 * (low + high),
@@ -125,10 +106,45 @@ def find_turnoff(
             high=high,
             first_bad=first,
         )
-    # One or two bad points at the end may be wild ones: the last good one is a limit in either case.
-    bad = off[-2:].tolist()
-    ending = count - 1
-    while len(bad) > 0 and bad.pop() and ending > 0:
-        ending -= 1
     low = float(mean[ending])
     return Turnoff(value=low, error=math.nan, is_lower_limit=True, low=low, high=math.nan, first_bad=count)
+
+
+@njit
+def _best_cut(
+    residual: NDArray[np.float64], error: NDArray[np.float64], saturated: NDArray[np.bool_], fraction: float
+) -> tuple[int, int, int]:
+    """Return the first and the last point that may be the first bad one (-1: none), and the last good one."""
+    count = residual.size
+    off = np.empty(count, dtype=np.bool_)
+    above = np.empty(count + 1)  # evidence of a point and of all above it
+    above[count] = 0.0
+    for i in range(count - 1, -1, -1):
+        # Log of the likelihood ratio of "2 fractions below the model" to "on it"; undecided at -fraction.
+        # Linear in the residual, so that noise in many poor points averages out by itself.
+        softened = error[i] * error[i] + (_SOFTNESS * fraction) ** 2
+        evidence = -2.0 * fraction * (residual[i] + fraction) / softened
+        evidence = min(max(evidence, -_BOUND), _BOUND)
+        # What is far above the model is not on it either, as in an upturn: decided point by point.
+        if saturated[i] or residual[i] - 2.0 * fraction > _FAR_ABOVE * error[i]:
+            evidence = _BOUND
+        off[i] = evidence > 0.0
+        above[i] = above[i + 1] + evidence
+    # A curve ends with two bad points in succession: a wild point, then a good one is no end.
+    best = -1
+    for i in range(_LEAST_POINTS, count - 1):
+        if off[i] and off[i + 1] and (best < 0 or above[i] > above[best]):
+            best = i
+    if best >= 0 and above[best] >= _LEAST_EVIDENCE:
+        # The neighbours on either side, as far as they are nearly as good an end.
+        first = last = best
+        while first > _LEAST_POINTS and above[first - 1] >= above[best] - _EVIDENCE_RANGE:
+            first -= 1
+        while last < count - 1 and above[last + 1] >= above[best] - _EVIDENCE_RANGE:
+            last += 1
+        return first, last, first - 1
+    # One or two bad points at the end may be wild ones: the last good one is a limit in either case.
+    ending = count - 1
+    while ending > max(count - 3, 0) and off[ending]:
+        ending -= 1
+    return -1, -1, ending

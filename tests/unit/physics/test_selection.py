@@ -70,7 +70,8 @@ def dead(mean: np.ndarray, variance: np.ndarray, noise: float = np.nan) -> bool:
     codes = judge_points(
         mean, variance, np.full(mean.size, 10**5), (frozenset(),) * mean.size, min_mean=0.0, max_mean=1e6
     )
-    return is_dead(mean, variance, codes, noise, 4)
+    good = codes == 0
+    return is_dead(mean[good], variance[good], codes, noise, 4)
 
 
 def test_dead_amplifiers() -> None:
