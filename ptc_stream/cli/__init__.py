@@ -30,6 +30,7 @@ _COMMANDS = {
     "fit": ("single", "Fit a table of points, or the points of a store."),
     "replay": ("replaying", "Feed a recorded store through the same code into a new one."),
     "simulate": ("demo", "Write a simulated run with known truth as FITS files."),
+    "bench": ("bench", "Measure how fast it is here, and how fast it could be."),
 }
 
 
