@@ -20,8 +20,8 @@ from ptc_stream.core.measuring import MeasurePair
 from ptc_stream.core.pairing import pair_exposures
 from ptc_stream.errors import ConfigurationError, GeometryError
 from ptc_stream.export.lsst_reading import is_fits, read_lsst_ptc
+from ptc_stream.export.points_reading import TablePoints, read_points_table
 from ptc_stream.export.results import RunResult
-from ptc_stream.export.tables import TablePoints, read_points_table
 from ptc_stream.images.camera import load_camera
 from ptc_stream.ingest.files import Catalogue, UnreadFile, find_files, read_catalogue
 from ptc_stream.records import (

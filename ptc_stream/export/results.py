@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from ptc_stream.export.plots import covariance_over_mean, ptc_grid, variance_ove
 from ptc_stream.export.run_plots import convergence, gain_noise_summary, run_overview
 from ptc_stream.export.tables import display_table, fit_table, points_table
 from ptc_stream.physics.fitting import FitStatus
-from ptc_stream.records import AmplifierFitResult, PairCovariances, PtcFit
+from ptc_stream.records import AmplifierFitResult, LinearityResult, Matrix, PairCovariances, PtcFit
 
 __all__ = ["DETECTOR_FIGURES", "RUN_FIGURES", "RunResult", "detector_figures", "detector_json", "run_json"]
 
@@ -87,6 +88,26 @@ def _amplifier_json(fit: PtcFit, result: AmplifierFitResult) -> dict[str, Any]:
         "floor": _number(result.floor),
         "parameters": [_number(value) for value in result.parameters],
         "notes": list(result.notes),
+        **{
+            f"{name}{end}": _numbers(getattr(result, f"{name}{end}"))
+            for name in ("a_matrix", "b_matrix", "noise_matrix")
+            for end in ("", "_error")
+        },
+        "linearity": _linearity_json(result.linearity),
+        "lamp_drift": _number(result.lamp_drift),
+    }
+
+
+def _numbers(matrix: Matrix | None) -> list[list[float | None]] | None:
+    return None if matrix is None else [[_number(value) for value in row] for row in matrix]
+
+
+def _linearity_json(linearity: LinearityResult | None) -> dict[str, Any] | None:
+    if linearity is None:
+        return None
+    return {
+        name: _number(value) if isinstance(value, float) else value
+        for name, value in dataclasses.asdict(linearity).items()
     }
 
 
@@ -103,7 +124,8 @@ def detector_json(fit: PtcFit) -> dict[str, Any]:
     dict
         ``{"detector", "history_incomplete", "amplifiers": [...]}``. Units: ADU, e-/ADU, e-, 1/e-; null where
         a value was not determined. ``pairs_not_used`` counts the pairs of which no point is used, by the
-        reason of the first; with ``pairs_used`` it adds up to the pairs that have this amplifier.
+        reason of the first; with ``pairs_used`` it adds up to the pairs that have this amplifier. Matrices
+        have the x lag first; null where the model has none.
     """
     return {
         "detector": fit.detector,

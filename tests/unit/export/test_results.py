@@ -9,7 +9,7 @@ import pytest
 
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.export.results import RunResult, detector_json, run_json
-from tests.unit.export.made_up import DEAD, MadeUpRun
+from tests.unit.export.made_up import DEAD, MadeUpRun, full_fit, make_run, with_linearity
 
 # Relied on by others: the keys of the command line's --json, in its order.
 PROMISED = (
@@ -38,6 +38,14 @@ MORE = (
     "floor",
     "parameters",
     "notes",
+    "a_matrix",
+    "a_matrix_error",
+    "b_matrix",
+    "b_matrix_error",
+    "noise_matrix",
+    "noise_matrix_error",
+    "linearity",
+    "lamp_drift",
 )
 
 
@@ -80,6 +88,7 @@ def test_what_is_not_known_is_null_and_the_json_is_strict(run: MadeUpRun) -> Non
         "overscan_read_noise",
         "turnoff_last_used",
         "floor",
+        *MORE[-8:],
     ]
     odd = dataclasses.replace(
         run.fits[0],
@@ -214,3 +223,24 @@ def test_a_notebook_shows_the_table(result: RunResult, run: MadeUpRun) -> None:
     assert "<script>" not in RunResult("13144", [odd])._repr_html_()
     many = [dataclasses.replace(run.fits[0], detector=f"D{i}") for i in range(5)]
     assert "and 16 more amplifiers" in RunResult("13144", many)._repr_html_()
+
+
+def test_matrices_and_linearity_are_part_of_the_json() -> None:
+    made = with_linearity(make_run(("R22_S11",), amplifiers=2, pairs=12))
+    fit = full_fit(made.fits[0], lags=2)
+    first = fit.amplifiers[0]
+    assert first.a_matrix is not None
+    assert first.linearity is not None
+    holed = dataclasses.replace(
+        first,
+        a_matrix=((math.nan, 1e-7), first.a_matrix[1]),
+        linearity=dataclasses.replace(first.linearity, turnoff=math.nan),
+    )
+    shape = detector_json(dataclasses.replace(fit, amplifiers=(holed,)))["amplifiers"][0]
+    assert shape["a_matrix"] == [[None, 1e-7], list(first.a_matrix[1])]
+    assert shape["noise_matrix_error"] == [[0.02, 0.02], [0.02, 0.02]]
+    assert shape["linearity"]["against"] == "exposure_time"
+    assert shape["linearity"]["turnoff"] is None
+    assert shape["linearity"]["turnoff_is_lower_limit"] is True
+    assert shape["lamp_drift"] == 1e-3
+    json.dumps(shape, allow_nan=False)
