@@ -151,7 +151,7 @@ def _pair_keys(table: Mapping[str, Any]) -> list[list[tuple[int, int]]]:
     if "INPUT_EXP_ID_PAIRS" not in table:
         return by_index
     numbers = np.asarray(table["INPUT_EXP_ID_PAIRS"], dtype=np.int64).reshape(rows, -1, 2)
-    if numbers.shape[1] != points or (points > 1 and np.all(numbers == numbers[:, :1])):
+    if numbers.shape[1] != points or np.all(numbers <= 0):
         return by_index
     return [[(int(first), int(second)) for first, second in row] for row in numbers]
 

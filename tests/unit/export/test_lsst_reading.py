@@ -138,10 +138,11 @@ def test_little_is_needed(tmp_path: Path) -> None:
     assert records[2].first.exposure_time is None
 
 
-def test_exposures_that_are_all_the_same_tell_no_pairs_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "pairs"), [(-1, 6), (0, 6), (7, 1)])
+def test_numbers_that_are_none_tell_no_pairs_apart(tmp_path: Path, number: int, pairs: int) -> None:
     table = batch_table()
-    table["INPUT_EXP_ID_PAIRS"][:] = -1
-    assert len(read_lsst_ptc(written(table, tmp_path / "t.fits"))) == 6
+    table["INPUT_EXP_ID_PAIRS"][:] = number
+    assert len(read_lsst_ptc(written(table, tmp_path / "t.fits"))) == pairs
 
 
 def test_points_of_one_pair_belong_together(tmp_path: Path) -> None:
