@@ -179,6 +179,6 @@ def _figure(planned: PlannedFigure) -> str:
     label = escape(caption + where)
     return (
         f"<figure><figcaption>{label}</figcaption>"
-        + _scroll(label, f'<img alt="{label}" decoding="async" src="data:image/png;base64,{image}">')
+        + _scroll(label, f'<img alt="{label}" src="data:image/png;base64,{image}">')
         + "</figure>"
     )
