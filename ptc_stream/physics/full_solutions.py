@@ -18,7 +18,7 @@ import numpy as np
 
 from ptc_stream.physics.fits import FitNote
 from ptc_stream.physics.full_covariance import coefficients_of, linear_maps, residuals_of
-from ptc_stream.physics.full_solver import parameter_covariance, solve_series
+from ptc_stream.physics.full_solver import parameter_covariance, solve_series, transform_covariance
 from ptc_stream.physics.long_range import long_range_surface
 from ptc_stream.physics.models import FitModel
 from ptc_stream.physics.moments import Moments, compress, variance_moments
@@ -73,10 +73,10 @@ class LagData:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Points:
-    """Lag (0, 0) of the used points; `signal` is in units of `unit` [ADU]."""
+    """Lag (0, 0) of the used points; `powers` (5, N) are those of the signal in units of `unit` [ADU]."""
 
     unit: float
-    signal: NDArray[np.float64]
+    powers: NDArray[np.float64]
     variance: NDArray[np.float64]
     model: NDArray[np.float64]
     relative_variance: NDArray[np.float64]
@@ -142,14 +142,14 @@ def solve_full_covariance(
     unit = float(mean[-1])
     points = _Points(
         unit=unit,
-        signal=mean / unit,
+        powers=np.vander(mean / unit, 5, increasing=True).T,
         variance=variance,
         model=model,
         relative_variance=candidates.relative_variance[curve.used],
         zero=(candidates.noise, candidates.noise_weight) if curve.anchored else (0.0, 0.0),
     )
     moments = compress(
-        signal=points.signal,
+        powers=points.powers,
         variance=variance,
         weight=point_weights(model, points.relative_variance, curve.floor),
         covariances=covariances,
@@ -231,9 +231,8 @@ def _minimise(
     if size == 0:
         return None
     moments = _first_lags(moments, size)
-    powers = np.vander(points.signal, 5, increasing=True).T
     # Gain, n00, a00 (and c00) are what C_00 tells; n, a (and c) what any other lag does.
-    dof = points.signal.size - (4 if with_b else 3) + (1 if points.zero[1] > 0.0 else 0)
+    dof = points.variance.size - (4 if with_b else 3) + (1 if points.zero[1] > 0.0 else 0)
     theta = _start(curve, moments, points.unit, with_b=with_b)
     floor = curve.floor
     weaker = np.ones(size * size)
@@ -247,7 +246,7 @@ def _minimise(
         chi2 = (np.sum(left * left, axis=1) + moments.rest) * weaker
         bent = theta[-1] * coefficients[0]
         flat = (moments.right[0, 0] - np.sum(moments.triangle[0, 0, 1:] * bent)) / moments.triangle[0, 0, 0]
-        fitted = flat + np.sum(bent[:, np.newaxis] * powers[1:], axis=0)
+        fitted = flat + np.sum(bent[:, np.newaxis] * points.powers[1:], axis=0)
         residual = (points.variance - fitted) / points.model
         if tolerance == _LOOSE and config.floor:
             # Once more, with what the residuals say about errors.
@@ -256,7 +255,7 @@ def _minimise(
             weaker = _excess(chi2, moments.count - (3 if with_b else 2))
             _weaken(moments, weaker)
             moments.triangle[0], moments.right[0], moments.rest[0] = variance_moments(
-                powers, points.variance, weight, points.zero
+                points.powers, points.variance, weight, points.zero
             )
     found = parameter_covariance(theta, moments.triangle, moments.right, with_c=with_b)
     if found is None:
@@ -323,15 +322,7 @@ def _solution(
     by_q[lags : total - 1] *= 2.0
     by_q[total:] *= -2.0
     parameters[total - 1], by_q[total - 1] = gain, 0.0
-    covariance = minimum.covariance
-    covariance *= wider
-    covariance *= wider[:, np.newaxis]
-    along = covariance[total - 1] * factors + 0.5 * covariance[total - 1, total - 1] * by_q
-    covariance *= factors
-    covariance *= factors[:, np.newaxis]
-    shared = np.multiply.outer(by_q, along)
-    covariance += shared
-    covariance += shared.T
+    covariance = transform_covariance(minimum.covariance, factors * wider, by_q * wider[total - 1], total - 1)
     matrices = _matrices(parameters, covariance, size, with_b=with_b)
     return Solution(
         parameters=parameters,

@@ -24,7 +24,7 @@ from ptc_stream.physics.full_covariance import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["parameter_covariance", "solve_series"]
+__all__ = ["parameter_covariance", "solve_series", "transform_covariance"]
 
 _MAX_STEPS = 60
 # Changes of chi2 below this part of the squared data are not resolved by doubles.
@@ -202,3 +202,33 @@ def _joint_covariance(
         for j in range(i):
             covariance[i, j] = covariance[j, i]
     return covariance
+
+
+@njit(reassociate=True)
+def transform_covariance(
+    covariance: NDArray[np.float64], factors: NDArray[np.float64], slopes: NDArray[np.float64], pivot: int
+) -> NDArray[np.float64]:
+    """Return the covariance of parameters that are the old ones times a factor, and depend on one of them.
+
+    Parameters
+    ----------
+    covariance
+        (K, K) of the old parameters x.
+    factors, slopes
+        (K,) f and s of d new_i = f_i dx_i + s_i dx_pivot.
+    pivot
+        Which of the old ones the others depend on.
+
+    Returns
+    -------
+    NDArray
+        (K, K).
+    """
+    along = covariance[pivot] * factors + 0.5 * covariance[pivot, pivot] * slopes
+    result = np.empty_like(covariance)
+    for i in range(factors.size):
+        line, old = result[i], covariance[i]
+        factor, slope, share = factors[i], slopes[i], along[i]
+        for j in range(line.size):
+            line[j] = factor * old[j] * factors[j] + slope * along[j] + share * slopes[j]
+    return result

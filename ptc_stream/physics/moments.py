@@ -56,7 +56,7 @@ class Moments:
 
 def compress(
     *,
-    signal: NDArray[np.float64],
+    powers: NDArray[np.float64],
     variance: NDArray[np.float64],
     weight: NDArray[np.float64],
     covariances: NDArray[np.float64],
@@ -70,14 +70,14 @@ def compress(
 
     Parameters
     ----------
-    signal
-        (N,) mean signals of the used points, in any unit, best in that of the largest.
+    powers
+        (5, N) powers 0 to 4 of the mean signals of the used points, best in units of the largest.
     variance, weight
         (N,) C_00 and its weights.
     covariances, pixel_count
         (M, S, S) C_ij of all points and the pixel pairs behind them; element [0, 0] is not looked at.
     rows
-        (N,) which of the M points are used, in the order of `signal`.
+        (N,) which of the M points are used, in the order of `powers`.
     reference
         (N,) C_00 of the model: the variance of C_ij is reference^2 / pixel_count.
     lags
@@ -89,7 +89,6 @@ def compress(
     -------
     Moments
     """
-    powers = np.vander(signal, _POWERS, increasing=True).T
     triangle = np.zeros((lags * lags, _POWERS, _POWERS))
     right = np.zeros((lags * lags, _POWERS))
     rest = np.zeros(lags * lags)
@@ -102,7 +101,7 @@ def compress(
             covariances, pixel_count, rows, basis, weights, upper, lags, triangle, right, rest, count
         )
     triangle[0], right[0], rest[0] = variance_moments(powers, variance, weight, zero)
-    count[0] = signal.size
+    count[0] = variance.size
     return Moments(triangle=triangle, right=right, rest=rest, count=count)
 
 
@@ -202,12 +201,17 @@ def _lag_moments(  # noqa: PLR0917 - numba kernels take positional arguments
     right: NDArray[np.float64],
     rest: NDArray[np.float64],
     count: NDArray[np.int64],
-) -> None:
-    """Fill the moments of all lags; those of lag zero are not to be used."""
-    lags = size * size
+) -> int:
+    """Fill the moments of all lags; those of lag zero are not to be used. The result is of no use either."""
+    # Whole rows of lags along y, also those that nobody asks for: long loops, one after the other in memory.
+    measured = covariances.shape[1]
+    lags = size * measured
+    flat, numbers = covariances.reshape(-1, measured * measured), pixel_count.reshape(-1, measured * measured)
     grams = np.zeros((10, lags))  # sum of n_pix Q_j Q_k
     sides = np.zeros((4, lags))  # sum of n_pix (C / reference) Q_j
     squares = np.zeros(lags)
+    missing = np.zeros(lags)
+    fetched = 0
     # Four points at a time, so that a sum is loaded and stored once for four products.
     pixels = np.zeros((4, lags))
     values = np.zeros((4, lags))
@@ -218,22 +222,23 @@ def _lag_moments(  # noqa: PLR0917 - numba kernels take positional arguments
             pixels[:] = 0.0
             values[:] = 0.0
             factors[:] = 0.0
+        # Fetch the rows of the next four, one number per line of the cache: they lie anywhere in memory.
+        for n in range(first + 4, min(first + 8, rows.size)):
+            for l in range(0, lags, 8):
+                fetched += (flat[rows[n], l] > _ABSURD) + (numbers[rows[n], l] < 0)
         for n in range(together):
             point = first + n
             weight = weights[point]
-            for i in range(size):
-                line, numbers = covariances[rows[point], i, :size], pixel_count[rows[point], i, :size]
-                here = slice(i * size, (i + 1) * size)
-                to_pixels, to_values = pixels[n, here], values[n, here]
-                to_squares, to_count = squares[here], count[here]
-                for j in range(line.size):
-                    measured = abs(line[j]) < _ABSURD and numbers[j] > 0  # False for NaN
-                    number = float(numbers[j]) if measured else 0.0
-                    value = weight * line[j] if measured else 0.0
-                    to_pixels[j] = number
-                    to_values[j] = number * value
-                    to_squares[j] += number * value * value
-                    to_count[j] += 1 if measured else 0
+            line, counts = flat[rows[point], :lags], numbers[rows[point], :lags]
+            to_pixels, to_values = pixels[n], values[n]
+            for l in range(line.size):
+                known = abs(line[l]) < _ABSURD and counts[l] > 0  # False for NaN
+                number = float(counts[l]) if known else 0.0
+                value = weight * line[l] if known else 0.0
+                to_pixels[l] = number
+                to_values[l] = number * value
+                squares[l] += number * value * value
+                missing[l] += 0.0 if known else 1.0
             m = 0
             for j in range(4):
                 factors[10 + j, n] = basis[j, point]
@@ -246,8 +251,12 @@ def _lag_moments(  # noqa: PLR0917 - numba kernels take positional arguments
             f0, f1, f2, f3 = factors[m, 0], factors[m, 1], factors[m, 2], factors[m, 3]
             for l in range(sums.size):
                 sums[l] += f0 * p0[l] + f1 * p1[l] + f2 * p2[l] + f3 * p3[l]
-    for l in range(lags):
-        _triangulate(grams[:, l], sides[:, l], squares[l], upper, triangle[l], right[l], rest[l : l + 1])
+    for i in range(size):
+        for j in range(size):
+            l, k = i * size + j, i * measured + j
+            count[l] = rows.size - int(missing[k])
+            _triangulate(grams[:, k], sides[:, k], squares[k], upper, triangle[l], right[l], rest[l : l + 1])
+    return fetched  # else the compiler takes the fetching for useless
 
 
 @njit

@@ -48,8 +48,6 @@ _GROWING_TOLERANCE = 0.05
 _GROWING_STEP = 1.3
 # Points looked at while growing; more cost time and gain nothing, since all points are used afterwards.
 _GROWING_POINTS = 48
-_MEDIAN_POINTS = 1000
-
 # Smallest relative scatter that the robust pass believes in. Smaller: the residuals of four or five points,
 # which the fit has made small, throw out good points. Larger: points that are off by 2 % slip in.
 _LEAST_SCATTER = 0.003
@@ -475,13 +473,11 @@ def robust_curve(
     scatter = _GROWING_TOLERANCE
     w = _reweighted_steps(q, t, y, relative_variance, prior, prior_error, scatter, 4)
     deviations = np.empty(t.size)
-    # Medians of a thousand points are good to some per cent; they are what costs most here.
-    stride = max(1, t.size // _MEDIAN_POINTS)
-    expected = np.median(relative_variance[::stride])
+    expected = np.median(relative_variance)
     for _ in range(3):
         number = 0
         model = curve_values(q, t)
-        for i in range(0, t.size, stride):
+        for i in range(t.size):
             if w[i] > 0.0 and model[i] > 0.0:
                 deviations[number] = abs(y[i] / model[i] - 1.0)
                 number += 1
