@@ -40,6 +40,11 @@ _BINS = 8_192
 _BLOCK = 4_096
 # They are searched in strips: most strips of this length hold none of the few values that are wanted.
 _STRIP = 64
+# A pass is left out where it would keep the same values: it moves the limits by less than half of this part
+# of them, and no value is that near. 1 % is more than the passes move in noise (0.2 %); at 5.5 sigma it holds
+# a value in one of 40 images of 10^6 pixels.
+_ZONE = 0.01
+_HALF_ZONE = 0.5 * _ZONE  # the other half is room for what is rounded
 # A bin with more than this part of all values is crowded: smooth values put 4e-4 into the fullest.
 _CROWDED = 1_000
 
@@ -104,11 +109,18 @@ def clipped_statistics(
         return ClippedStatistics(math.nan, math.nan, 0)
     q1, median, q3 = quartiles
     limit = n_sigma * _SIGMA_PER_IQR * (q3 - q1) if q3 > q1 else sys.float_info.max
-    mean, variance, count = _moments(flat, median, median, limit)
+    centre = median
+    mean, variance, count, alone = _moments(flat, median, centre, limit)
     for _ in range(passes - 1):
         if count < 2:  # one value has no variance to clip with
             break
-        mean, variance, count = _moments(flat, median, mean, n_sigma * math.sqrt(variance))
+        following = n_sigma * math.sqrt(variance)
+        # Where no value lies between the old limits and the new ones, the pass would keep the same values.
+        moved = abs(mean - centre) + abs(following - limit)
+        if alone and moved < _HALF_ZONE * limit:
+            continue
+        centre, limit = mean, following
+        mean, variance, count, alone = _moments(flat, median, centre, limit)
     return ClippedStatistics(mean, variance, count)
 
 
@@ -152,23 +164,21 @@ def _quartiles_by_histogram(flat: _Values, middle: float, iqr: float) -> tuple[b
     if not (iqr > 0.0 and np.isfinite(grid[1]) and np.isfinite(low)):
         return nothing
 
-    # Bin 0 takes what lies below the range and NaN, the last one what lies above.
+    # Bin 0 takes what lies below the range and what is not finite, the last one what lies above.
     counts = np.zeros(_BINS + 2, np.int64)
     places = np.empty(_BLOCK, np.int16)
     total = 0
-    above = 0
     for start in range(0, flat.size, _BLOCK):
         block = flat[start : start + _BLOCK]
-        finite, infinite = np.int32(0), np.int32(0)
+        finite = np.int32(0)
         for i in range(block.size):
-            places[i] = _bin(block[i], grid)
-            finite += np.int32(abs(block[i]) < np.inf)
-            infinite += np.int32(block[i] == np.inf)
+            usable = abs(block[i]) < np.inf
+            places[i] = _bin(block[i], grid) if usable else np.int16(0)
+            finite += np.int32(usable)
         for i in range(block.size):
             counts[places[i]] += 1
         total += int(finite)
-        above += int(infinite)
-    counts[0] -= flat.size - total - above
+    counts[0] -= flat.size - total
 
     # The bins that hold the order statistics on both sides of each quartile, and how many values they skip.
     first = np.zeros(3, np.int64)
@@ -281,22 +291,28 @@ def _hit(strip: _Values, least: _Values, most: _Values) -> bool:
 
 
 @njit(reassociate=True)
-def _moments(flat: _Values, origin: float, centre: float, limit: float) -> tuple[float, float, int]:
+def _moments(flat: _Values, origin: float, centre: float, limit: float) -> tuple[float, float, int, bool]:
     """Mean, unbiased variance and number of the values within `limit` of `centre`, summed about `origin`.
 
-    The limit is finite, so that neither NaN nor an infinity is ever within it.
+    And whether the limits are alone: no value is nearer to one of them than `_ZONE` of the limit. The limit
+    is finite, so that neither NaN nor an infinity is ever within it.
     """
     count = 0
+    inside, around = 0, 0
     total = 0.0
     squares = 0.0
+    inner, outer = limit * (1.0 - _ZONE), limit * (1.0 + _ZONE)
     for i in range(flat.size):
         value = float(flat[i])
-        kept = abs(value - centre) <= limit
+        distance = abs(value - centre)
+        kept = distance <= limit
         deviation = value - origin if kept else 0.0
         count += kept
+        inside += distance <= inner
+        around += distance <= outer
         total += deviation
         squares += deviation * deviation
     if count == 0:
-        return (np.nan, np.nan, 0)
+        return (np.nan, np.nan, 0, False)
     variance = max((squares - total * total / count) / (count - 1), 0.0) if count > 1 else np.nan
-    return (origin + total / count, variance, count)
+    return (origin + total / count, variance, count, inside == around)

@@ -139,3 +139,21 @@ def test_clip_factor_is_the_inverse_variance_of_a_cut_gaussian(n_sigma: float) -
 
 def test_clip_factor_at_the_default() -> None:
     assert clip_factor(5.5) - 1.0 == pytest.approx(1.185e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize("place", [5.3, 5.45, 5.499, 5.5005, 5.51, 5.6, 6.0])
+@pytest.mark.parametrize("tail", [0.0, 0.02, 0.2])
+def test_a_pass_that_is_left_out_would_have_changed_nothing(place: float, tail: float) -> None:
+    """Values on both sides of where the limits come to lie, and limits that move by little or by much."""
+    rng = np.random.default_rng(3)
+    values = rng.normal(1000.0, 10.0, 20_000)
+    values[: int(tail * values.size)] *= 1.03
+    for sign in (-1.0, 1.0):
+        spoiled = values.copy()
+        spoiled[rng.integers(0, values.size, 5)] = values.mean() + sign * place * values.std()
+        for passes in (1, 2, 3, 6):
+            result = clipped_statistics(spoiled, 5.5, passes)
+            expected = by_definition(spoiled, 5.5, passes)
+            assert result.count == expected[2]
+            assert result.mean == pytest.approx(expected[0], rel=1e-13)
+            assert result.variance == pytest.approx(expected[1], rel=1e-11)
