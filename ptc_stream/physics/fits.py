@@ -76,7 +76,7 @@ class FitNote(StrEnum):
 
     RANGE_REDUCED = "RANGE_REDUCED"
     """Fewer lags were fitted than asked for: not measured or, with b, too noisy. Scatter in many a_ij adds up
-    in the squares of Eq. 20, and would bias b by more than a fifth of its error and a00 by a tenth."""
+    in the squares of Eq. 20, and would bias b and a00 by more than a tenth of their errors."""
 
     COVARIANCE_FLOOR = "COVARIANCE_FLOOR"
     """Lags other than (0, 0) scatter more than pixel counts explain; their errors were raised accordingly."""

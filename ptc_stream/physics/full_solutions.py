@@ -35,14 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["LagData", "solve_full_covariance"]
 
 # b is fitted from this number of points on. With fewer, C_00 has less than four degrees of freedom left
-# beside gain, noise, a00 and b00, and at five points the fit fails in one of thirty runs.
+# beside gain, noise, a00 and b00, and more than one fit in a hundred finds no minimum.
 _LEAST_POINTS_FOR_B = 8
 
 # Scatter in the a_ij makes a(x)a too large; b takes that up. The bias of b00 in units of its error, as
 # simulated for 20 to 337 pairs and ranges of 3 to 8: 0.54 (R / 10)^2.4 sqrt(6e7 / (pairs x pixels)),
-# whatever the signals. The range is such that it stays below this. Larger: more than 0.15 of its error is
-# added to a00. Smaller: long runs do not reach 8 lags (337 pairs of 1e6 pixels: 0.13).
-_LARGEST_BIAS = 0.2
+# whatever the signals; that of a00 is half of it. The range is such that it stays below this. Larger: a00 and
+# gain are off by more than a tenth of their errors. Smaller: long runs do not reach 8 lags (337 pairs of 1e6
+# pixels: 0.133).
+_LARGEST_BIAS = 0.14
 
 # chi2 within which a minimum is found: the first one only serves to tell the errors. With the second one,
 # parameters are found to 1e-7 of their errors. Larger: two minimisers no longer agree to 1e-6 of each

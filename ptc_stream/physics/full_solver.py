@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["parameter_covariance", "solve_series", "transform_covariance"]
 
-_MAX_STEPS = 60
+_MAX_STEPS = 200
 # Changes of chi2 below this part of the squared data are not resolved by doubles.
 _ROUNDING = 1e-28
 # Steps that change chi2 by less than this are taken whatever chi2 says: its rounding is larger.
