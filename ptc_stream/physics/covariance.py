@@ -172,11 +172,24 @@ def _pad(image: NDArray[np.float32], max_lag: int) -> _Padded:
     # Before the first row: the rows that the last group of y lags looks back to, one more for the x lags.
     blocks = -(-max_lag // ROWS_AT_A_TIME) * ROWS_AT_A_TIME
     start = (blocks + 1) * stride
-    raw = np.zeros(start + (rows + blocks + 1) * stride + LANES, np.float32)
+    raw = np.empty(start + (rows + blocks + 1) * stride + LANES, np.float32)
     skip = (-raw.ctypes.data // raw.itemsize) % LANES
     flat = raw[skip : raw.size - LANES + skip]
-    flat[start : start + rows * stride].reshape(rows, stride)[:, :columns] = image
+    _fill(flat, image, start, stride)
     return _Padded(flat, start, stride, rows * stride)
+
+
+@njit
+def _fill(flat: NDArray[np.float32], image: NDArray[np.float32], start: int, stride: int) -> None:
+    """Write the rows of an image, each followed by zeros, and zeros before and after: every number once."""
+    rows, columns = image.shape
+    flat[:start] = 0.0
+    for y in range(rows):
+        row = flat[start + y * stride : start + (y + 1) * stride]
+        for x in range(columns):
+            row[x] = image[y, x]
+        row[columns:] = 0.0
+    flat[start + rows * stride :] = 0.0
 
 
 def _products(base: _Padded, partner: _Padded, max_lag: int) -> NDArray[np.float64]:
