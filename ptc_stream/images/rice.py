@@ -41,6 +41,9 @@ _MARGIN = 8
 # With that many bits at hand a difference of the usual length is there; to fill up for each costs 50 %.
 _ENOUGH = 32
 
+# More rows, columns or pixels of a block than this is damage; it also keeps products within 64 bits.
+_MOST = 1 << 31
+
 # What makes unsigned integers of signed ones (standard 4.0, section 5.2.5): BZERO, and the type it leads to.
 _UNSIGNED: dict[tuple[int, int], np.dtype[Any]] = {
     (16, 1 << 15): np.dtype(np.uint16),
@@ -86,7 +89,10 @@ def decode_rice(header: Header, data: bytes) -> NDArray[Any] | None:
     heap[:-_MARGIN] = np.frombuffer(data, np.uint8)[layout.heap :]
     tiles = np.frombuffer(data, layout.descriptor, count=2 * layout.tiles).astype(np.int64).reshape(-1, 2)
     size, columns = heap.size - _MARGIN, layout.shape[1]
-    if np.any(tiles[:, 0] <= 0) or np.any(tiles[:, 1] < 0) or np.any(tiles.sum(axis=1) > size):
+    # Each by itself first: the sum of two wild numbers of 64 bits may be anything.
+    if np.any(tiles[:, 0] <= 0) or np.any(tiles[:, 1] < 0) or np.any(tiles > size):
+        return None
+    if np.any(tiles.sum(axis=1) > size):
         return None
     pixels = np.empty(layout.shape, layout.dtype)
     rows = np.minimum(layout.tile_rows, layout.shape[0] - layout.tile_rows * np.arange(layout.tiles))
@@ -121,8 +127,9 @@ def _layout(header: Header, size: int) -> _Layout | None:
     def number(key: str, default: int) -> int:
         value = header_value(header, key)
         value = default if value is None else value
-        whole = isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
-        return int(value) if whole else -1
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
     names = {str(header_value(header, f"ZNAME{k}")): number(f"ZVAL{k}", -1) for k in (1, 2)}
     bits = number("ZBITPIX", -1)
@@ -142,6 +149,7 @@ def _layout(header: Header, size: int) -> _Layout | None:
         and names.get("BLOCKSIZE", 32) > 0
         and number("ZTILE1", columns) == columns
         and min(rows, columns, tile_rows) > 0
+        and max(rows, columns, tile_rows, names.get("BLOCKSIZE", 32)) < _MOST
         and number("NAXIS2", -1) == -(-rows // tile_rows)
         and header_value(header, "BLANK") is None
         and header_value(header, "ZBLANK") is None

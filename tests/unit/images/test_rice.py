@@ -101,6 +101,20 @@ def test_what_reads_beyond_its_tile_is_damaged() -> None:
 
 
 @pytest.mark.parametrize(
+    "tile",
+    [(0, 0), (-1, 0), (90, -1), (10**6, 0), (90, 10**6), (2**62, 2**62), (2**63 - 1, 2**63 - 1)],
+    ids=str,
+)
+def test_wild_descriptors_reach_nowhere(tile: tuple[int, int]) -> None:
+    header, data = table_of(compressed(image("noise", "int32", (1, 90), 1)))
+    heap = data[8:]
+    header = {**header, "TFORM1": "1QB(90)", "NAXIS1": 16}
+    good = np.array([np.frombuffer(data, ">i4", count=1)[0], 0], ">i8")
+    assert decode_rice(header, good.tobytes() + heap) is not None
+    assert decode_rice(header, np.array(tile, ">i8").tobytes() + heap) is None
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("ZCMPTYPE", "GZIP_1"),
@@ -108,6 +122,7 @@ def test_what_reads_beyond_its_tile_is_damaged() -> None:
         ("ZBLANK", -32768),
         ("BSCALE", 2.0),
         ("BZERO", 7.5),
+        ("BZERO", float("inf")),
         ("TFIELDS", 3),
         ("ZTILE1", 45),
         ("ZNAXIS", 3),
@@ -119,6 +134,8 @@ def test_what_reads_beyond_its_tile_is_damaged() -> None:
         ("THEAP", -1),
         ("THEAP", 10**9),
         ("ZTILE2", 0),
+        ("ZTILE2", 10**30),
+        ("ZVAL1", 10**30),
     ],
 )
 def test_other_kinds_are_left_to_astropy(key: str, value: float | str) -> None:
