@@ -41,6 +41,8 @@ _SINGULAR = 1e-14
 # A step counts as the last one when it is this fraction of the parameters' own errors, squared.
 # Larger: two minimisers no longer agree to 1e-6 of each parameter. Smaller: rounding keeps it from ending.
 _STEP_TOLERANCE = 1e-16
+# Steps of less than this many times that change chi2 by less than its rounding, which cannot judge them.
+_UNRESOLVED = 1e8
 
 # Growing: relative tolerance while the curve is extended upwards from the lowest points. It must let the next
 # points in, which lie up to 1.3 times beyond the range that has set the curvature, and keep out a drop.
@@ -304,8 +306,9 @@ def solve_curve(  # noqa: PLR0917 - numba kernels take positional arguments
             length = np.sum(step * _times(normal, step))
             if abs(trial[2]) <= _MAX_CURVATURE:
                 trial_chi2 = _accumulate(trial, t, y, w, given, prior, trial_normal, trial_right, scratch)
-                small = length * count <= _STEP_TOLERANCE * chi2 + 1e-26 * total
-                if trial_chi2 <= chi2 or small:
+                least = (_STEP_TOLERANCE * chi2 + 1e-26 * total) / count
+                small = length <= least
+                if trial_chi2 <= chi2 or small or (damping == 0.0 and length <= _UNRESOLVED * least):
                     q = trial
                     chi2 = trial_chi2
                     normal, trial_normal = trial_normal, normal
