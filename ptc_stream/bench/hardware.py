@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]  # has no stubs; numba is made of it
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 

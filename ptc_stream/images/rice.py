@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]  # has no stubs; numba is made of it
+from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
