@@ -139,7 +139,8 @@ def solve_full_covariance(
         else:
             covariances = covariances - surface
             variance = variance - surface[:, 0, 0]
-    model = variance if config.weights == "measured" else curve_values(curve.parameters, mean)
+    measured = config.weights == "measured"
+    model = candidates.variance[curve.used] if measured else curve_values(curve.parameters, mean)
     unit = float(mean[-1])
     points = _Points(
         unit=unit,
