@@ -304,8 +304,8 @@ def measure_files(
         run=one.run,
         detector=one.detector,
         pair_id="single",
-        first=_reference(one),
-        second=_reference(other),
+        first=one.reference,
+        second=other.reference,
         filter=one.filter,
         lamp=one.lamp,
     )
@@ -405,18 +405,6 @@ def _table_point(points: TablePoints, row: int) -> CovariancePoint:
 
 def _matrix(values: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(value) for value in line) for line in values)
-
-
-def _reference(exposure: ExposureArrived) -> ExposureReference:
-    return ExposureReference(
-        exposure=exposure.exposure,
-        uri=exposure.uri,
-        content_tag=exposure.content_tag,
-        exposure_time=exposure.exposure_time,
-        sequence_number=exposure.sequence_number,
-        observation_mjd=exposure.observation_mjd,
-        lamp_dose=exposure.lamp_dose,
-    )
 
 
 def _settings(values: Mapping[str, Any] | None) -> Settings:

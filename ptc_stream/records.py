@@ -120,6 +120,19 @@ class ExposureArrived(_Keyed):
         """Key in the topic."""
         return join_key(*self.group, self.exposure)
 
+    @property
+    def reference(self) -> ExposureReference:
+        """What a pair keeps of this exposure."""
+        return ExposureReference(
+            exposure=self.exposure,
+            uri=self.uri,
+            content_tag=self.content_tag,
+            exposure_time=self.exposure_time,
+            sequence_number=self.sequence_number,
+            observation_mjd=self.observation_mjd,
+            lamp_dose=self.lamp_dose,
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ExposureReference:

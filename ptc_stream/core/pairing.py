@@ -48,7 +48,6 @@ from ptc_stream.core.matching import (
 from ptc_stream.records import (
     Alert,
     ExposureArrived,
-    ExposureReference,
     FlatPair,
     GroupKey,
     content_hash,
@@ -261,8 +260,8 @@ class PairingBuffer:
             run=self._group.run,
             detector=self._group.detector,
             pair_id=identity,
-            first=_reference(first),
-            second=_reference(second),
+            first=first.reference,
+            second=second.reference,
             filter=first.filter,
             lamp=first.lamp,
             supersedes=superseded,
@@ -310,18 +309,6 @@ class PairingBuffer:
     def _later_exposures(self, flat: _Flat) -> int:
         """Count the exposures of the group that came since `flat` began to wait; revisions do not count."""
         return len(self._tags) - flat.waiting_since
-
-
-def _reference(record: ExposureArrived) -> ExposureReference:
-    return ExposureReference(
-        exposure=record.exposure,
-        uri=record.uri,
-        content_tag=record.content_tag,
-        exposure_time=record.exposure_time,
-        sequence_number=record.sequence_number,
-        observation_mjd=record.observation_mjd,
-        lamp_dose=record.lamp_dose,
-    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
