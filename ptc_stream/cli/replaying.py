@@ -28,14 +28,11 @@ from ptc_stream.cli.options import (
 )
 from ptc_stream.cli.processing import make_observer, metrics_option, report
 from ptc_stream.config import Settings, make_section
-from ptc_stream.core.measuring import MeasurePair, PairMeasurer
 from ptc_stream.errors import ConfigurationError
 from ptc_stream.offload import InlineOffload, ProcessOffload
-from ptc_stream.records import FlatPair
 from ptc_stream.replay import RecordedMeasurements, feed_recording, measuring_digest_of, recorded_configs
 from ptc_stream.services.fitting import FittingSettings
-from ptc_stream.services.measuring import MeasuringSettings, measuring_stage
-from ptc_stream.services.runner import OnChange, Stage
+from ptc_stream.services.measuring import MeasuringSettings, measuring_stage, stage_measuring_by
 from ptc_stream.services.session import measuring_processes, open_store, run_stages
 
 __all__ = ["replay_command"]
@@ -160,15 +157,7 @@ async def _replay(
         fits = _fit_settings(configs, settings)
         if remeasure is None:
             offload: InlineOffload | ProcessOffload = InlineOffload()  # a reader stays in its thread
-            measuring = Stage(
-                name=_MEASURING,
-                input_type=FlatPair,
-                make_core=lambda _group: PairMeasurer(),
-                config=configs.get(_MEASURING, "{}"),
-                on_change=OnChange.REFUSE,
-                offload=offload,
-                functions={MeasurePair: recording},
-            )
+            measuring = stage_measuring_by(recording, config=configs.get(_MEASURING, "{}"), offload=offload)
             digest = measuring_digest_of(configs["pairing"])
         else:
             offload = measuring_processes(workers, settings.runner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,7 @@ from ptc_stream.physics.points import MeasuringConfig, PointFlag
 from ptc_stream.records import AmplifierCovariances, ExposureReference, FlatPair, PairCovariances
 from ptc_stream.services.runner import OnChange, Stage
 
-__all__ = ["MeasuringSettings", "measure", "measuring_stage", "warm_up"]
+__all__ = ["MeasuringSettings", "measure", "measuring_stage", "stage_measuring_by", "warm_up"]
 
 # Masking saturated pixels cuts the upper wing of the distribution. At 2 % the variance is 10 % low; hot
 # pixels and some columns of 512 stay below it, and less than that the turnoff (2 % of variance) sees.
@@ -104,14 +104,21 @@ class MeasuringSettings:
 
 def measuring_stage(settings: MeasuringSettings, *, offload: Offload) -> Stage:
     """Make the stage that reads pixels."""
+    return stage_measuring_by(partial(measure, settings), config=settings.config, offload=offload)
+
+
+def stage_measuring_by(
+    function: Callable[[MeasurePair], PairCovariances], *, config: str, offload: Offload
+) -> Stage:
+    """Make the measuring stage around whatever gives the covariances of a pair: pixels, or a recording."""
     return Stage(
         name="measuring",
         input_type=FlatPair,
         make_core=lambda _group: PairMeasurer(),
-        config=settings.config,
+        config=config,
         on_change=OnChange.REFUSE,
         offload=offload,
-        functions={MeasurePair: partial(measure, settings)},
+        functions={MeasurePair: function},
     )
 
 
